@@ -1,0 +1,1 @@
+"""The lifecycle of one sandbox as a pure state machine."""
