@@ -9,15 +9,13 @@ check in `make lint` keeps them equal to what the pinned grpcio-tools makes.
 
 from __future__ import annotations
 
-import contextlib
 import filecmp
-import io
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import grpc_tools
-from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
 WELL_KNOWN = Path(grpc_tools.__file__).parent / "_proto"
@@ -36,7 +34,8 @@ def generate(out: Path) -> list[Path]:
     for disk, (package, services) in FOLDERS.items():
         for source in sorted((ROOT / disk).glob("*.proto")):
             arguments = [
-                "protoc",
+                "-m",
+                "grpc_tools.protoc",
                 f"-I{package}={ROOT / disk}",
                 f"-I{WELL_KNOWN}",
                 f"--plugin=protoc-gen-mypy={bin_dir / 'protoc-gen-mypy'}",
@@ -49,8 +48,7 @@ def generate(out: Path) -> list[Path]:
                     f"--grpc_python_out={out}",
                     f"--mypy_grpc_out=quiet:{out}",
                 ]
-            with contextlib.redirect_stderr(io.StringIO()):
-                code = protoc.main([*arguments, f"{package}/{source.name}"])
+            code = subprocess.call([sys.executable, *arguments, f"{package}/{source.name}"])
             if code != 0:
                 raise SystemExit(f"protoc failed on {source.relative_to(ROOT)}; run it by hand")
         if (out / package).is_dir():

@@ -176,7 +176,7 @@ class LogOptions:
     since: int | None = None
     limit_bytes: int | None = None
     timestamps: bool = False
-    stream: stream_pb2.LogStream = stream_pb2.LOG_STREAM_UNSPECIFIED
+    stream: stream_pb2.LogStream.ValueType = stream_pb2.LOG_STREAM_UNSPECIFIED
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +244,7 @@ class Runtime(Protocol):
     async def ensure_image(
         self,
         reference: str,
-        policy: spec_pb2.ImagePullPolicy,
+        policy: spec_pb2.ImagePullPolicy.ValueType,
         credentials: Sequence[spec_pb2.RegistryCredential],
     ) -> Image:
         """Raises Failure("ErrImagePull" | "ErrImageNeverPull" | "InvalidImageName")."""
