@@ -1,0 +1,51 @@
+"""Pure translation between the Kubernetes API and the pool contract.
+
+Pods are plain decoded JSON (`dict`, camelCase), as the API server stored them:
+validated and defaulted. Nothing here does IO, reads a clock or logs.
+
+Interfaces (import them from the named module):
+
+fields
+    check(pod, node: NodeFacts | None = None) -> list[Refusal]
+        Every set field that cannot be honoured, in the order of the Pod. Empty: go on.
+        Refusal(path: str, reason: str); str(refusal) is "path: reason".
+    pool_path_to_pod_path(pod, field: str) -> str
+        "containers[0].readiness_probe" -> "spec.containers[0].readinessProbe".
+needs
+    needs(pod) -> Needs
+        Needs(config_maps: dict[str, Reference], secrets: dict[str, Reference],
+              tokens: tuple[TokenNeed, ...], services: bool)
+        Reference(name, optional: bool, used_by: tuple[str, ...]); `optional` only if
+        every use is. TokenNeed(service_account, audience, expiration_seconds, pod_name,
+        pod_uid) is hashable and the key of Resolved.tokens; audience "" is the API
+        server's own. `services`: whether sandbox_spec looks at Services for this Pod
+        (those of the Pod's namespace, and default/kubernetes always).
+facts
+    NodeFacts(cell, host_ips, tenant="default", runtime_handler="", network="",
+              cluster_domain="cluster.local", cluster_dns=(), host_dns=None,
+              allocatable={})
+    Missing(message, not_found=True): what a lookup gave instead of an object; `message`
+        is the API server's own ('configmaps "x" not found').
+    Resolved(config_maps: Mapping[str, dict | Missing], secrets: Mapping[str, dict | Missing],
+             tokens: Mapping[TokenNeed, str | Missing], services: Sequence[dict] = ())
+        `services`: Service objects of the Pod's namespace plus default/kubernetes.
+    StatusFacts(now: str, host_ips: Sequence[str]); `now` by `rfc3339(seconds)`.
+spec
+    sandbox_spec(pod, resolved: Resolved, node: NodeFacts) -> SandboxSpec | VolumeNotReady
+        Call check() first. VolumeNotReady(volume, message): message is a kubelet's for
+        the FailedMount event; try again when the missing object may be there.
+status
+    pod_status(pod, sandbox: Sandbox | None, facts, old=None) -> dict
+        JSON-ready PodStatus. `old`: the status last known to be written (default: the
+        Pod's own). Without a sandbox: waiting for one.
+    waiting_status(pod, facts, reason="ContainerCreating", message="", old=None) -> dict
+    rejected_status(pod, reason, message, facts, old=None) -> dict
+        Phase Failed, as a kubelet's admission leaves it: no container ever existed.
+    lost_status(pod, facts, reason="SandboxLost", message=..., old=None) -> dict
+        The pool no longer has the sandbox (see the module for why this is Failed).
+patch
+    status_patch(uid, old_status, new_status) -> bytes | None
+        Body for PATCH /status with Content-Type application/strategic-merge-patch+json
+        (STATUS_PATCH_TYPE); None when nothing changed.
+qos.qos_class(pod) -> str;  quantity.Quantity: parse, str, +, -, compare, scaled values.
+"""
