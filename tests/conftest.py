@@ -1,0 +1,85 @@
+"""Fixtures that several folders share: the session's real control plane."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.clusters import ClusterThread, running
+from vknode.devcluster.cluster import DevCluster
+from vknode.devcluster.controlplane import ControlPlane
+from vknode.devcluster.kubectl import Kubectl
+from vknode.devcluster.pki import KeyPair
+from vknode.devcluster.programs.catalog import CONTROL_PLANE, ProgramsMissing
+from vknode.devcluster.programs.provide import require
+
+
+@dataclass(frozen=True)
+class ControlPlaneHandle:
+    """A real control plane without nodes. `kubectl(...)` runs the real kubectl as the
+    administrator and returns its standard output."""
+
+    url: str
+    kubeconfig: Path
+    ca: Path
+    admin: KeyPair
+    kubectl: Kubectl
+    control_plane: ControlPlane
+    cluster: DevCluster
+    thread: ClusterThread
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A temporary folder with a path short enough for Unix sockets (`tmp_path` is not)."""
+    folder = Path(tempfile.mkdtemp(prefix="vkn-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def control_plane_programs() -> dict[str, Path]:
+    """The control plane's programs; skips, with the command that provides them, if missing."""
+    try:
+        return require(CONTROL_PLANE)
+    except ProgramsMissing as problem:
+        pytest.skip(str(problem))
+
+
+@pytest.fixture(scope="session")
+def control_plane(control_plane_programs: dict[str, Path]) -> Iterator[ControlPlaneHandle]:
+    """One real control plane for the whole session: etcd, kube-apiserver (Node,RBAC),
+    kube-controller-manager, kube-scheduler; no nodes. Ready in about 4 s."""
+    with running(lambda folder: DevCluster(folder, zones=0, agent=False)) as (cluster, thread):
+        plane = cluster.control_plane
+        yield ControlPlaneHandle(
+            url=plane.url,
+            kubeconfig=cluster.kubeconfig,
+            ca=plane.authority.cert,
+            admin=plane.admin,
+            kubectl=cluster.kubectl,
+            control_plane=plane,
+            cluster=cluster,
+            thread=thread,
+        )
+        assert not cluster.crashes, "\n".join(map(str, cluster.crashes))
+
+
+@pytest.fixture
+def namespace(control_plane: ControlPlaneHandle, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace of the test's own on the session's control plane, ready for Pods (its
+    `default` ServiceAccount exists), deleted afterwards without waiting."""
+    stem = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:40].strip("-")
+    name = f"{stem or 'test'}-{uuid.uuid4().hex[:6]}"
+    kubectl = control_plane.kubectl
+    kubectl("create", "namespace", name)
+    kubectl("wait", "-n", name, "--for=create", "serviceaccount/default", "--timeout=30s")
+    yield name
+    kubectl("delete", "namespace", name, "--wait=false")

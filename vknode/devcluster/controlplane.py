@@ -1,0 +1,270 @@
+"""etcd, kube-apiserver, kube-controller-manager and kube-scheduler as child processes.
+
+All four are started at once: the API server retries etcd and the other two retry
+the API server, so nobody waits for us in between, and readiness is one question
+to the API server (`/readyz`) and one to the controller manager's work (the
+`default` ServiceAccount, without which no Pod is admitted).
+
+Where a real cluster is set differently, the comment beside the flag says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+from vknode.devcluster.kubeconfig import write_kubeconfig
+from vknode.devcluster.pki import Authority, KeyPair, key_pem, new_key, public_pem, write_private
+from vknode.devcluster.ports import pick_port
+from vknode.devcluster.process import Child, ChildFailed, Crash, log_tail
+
+#: The name in the API server's client certificate; kubeadm's, and what the agent's
+#: `allowedClientNames` lists.
+KUBELET_CLIENT = "kube-apiserver-kubelet-client"
+#: Seconds until a control plane that is not ready counts as failed. It takes 4 s on
+#: two idle cores; a busy machine may need many times that.
+READY_WITHIN = 90.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What may differ between control planes."""
+
+    apiserver_port: int = 0  # 0: any free port
+    audit: bool = False  # log every request's metadata to logs/audit.log
+
+
+class ControlPlane:
+    """A control plane that keeps its data in `folder`, its logs in `logs` and the
+    administrator's kubeconfig at `kubeconfig`. `programs` maps names to paths."""
+
+    def __init__(
+        self,
+        folder: Path,
+        programs: Mapping[str, Path],
+        *,
+        logs: Path,
+        kubeconfig: Path,
+        settings: Settings | None = None,
+        on_crash: Callable[[Crash], None] | None = None,
+        on_start: Callable[[Child], None] | None = None,
+    ) -> None:
+        self.folder = folder
+        self._programs = programs
+        self._settings = settings or Settings()
+        self._on_crash = on_crash
+        self._on_start = on_start
+        self.logs = logs
+        self.kubeconfig = kubeconfig
+        self.children: dict[str, Child] = {}
+        self.port = 0
+
+    # -- paths and credentials, valid from `prepare` on
+
+    authority: Authority
+    admin: KeyPair
+
+    @property
+    def url(self) -> str:
+        """The API server's own address (a fault proxy may stand before it for the agent)."""
+        return f"https://127.0.0.1:{self.port}"
+
+    def prepare(self) -> None:
+        """Make certificates, kubeconfigs and command lines; starts nothing.
+
+        Raises PortTaken if the wanted port is in use."""
+        self.port = pick_port(self._settings.apiserver_port, what="kube-apiserver")
+        pki = self.folder / "pki"
+        self.authority = authority = Authority(pki)
+        serving = authority.issue(
+            "apiserver",
+            "kube-apiserver",
+            dns=[
+                "localhost",
+                "kubernetes",
+                "kubernetes.default",
+                "kubernetes.default.svc",
+                "kubernetes.default.svc.cluster.local",
+            ],
+            # 10.96.0.1 is the `kubernetes` Service: the first of --service-cluster-ip-range.
+            ips=["127.0.0.1", "10.96.0.1"],
+        )
+        kubelet_client = authority.issue("apiserver-kubelet-client", KUBELET_CLIENT)
+        signer = new_key()
+        signing = write_private(pki / "sa.key", key_pem(signer))
+        verifying = pki / "sa.pub"
+        verifying.write_bytes(public_pem(signer))
+        self.admin = authority.issue("admin", "vknode-admin", organizations=["system:masters"])
+        self._config(self.kubeconfig, "vknode-admin", self.admin)
+        manager = self._user("controller-manager", "system:kube-controller-manager")
+        scheduler = self._user("scheduler", "system:kube-scheduler")
+
+        etcd_socket = f"unix://{self.folder}/etcd.sock"
+        self._child(
+            "etcd",
+            f"--data-dir={self.folder}/etcd",
+            # A Unix socket in a 0700 folder: no other user reads the cluster's Secrets,
+            # and no port to find.
+            f"--listen-client-urls={etcd_socket}",
+            f"--advertise-client-urls={etcd_socket}",
+            f"--listen-peer-urls=unix://{self.folder}/etcd-peer.sock",
+            # Wants a URL that parses; a single member never dials its peers.
+            "--initial-advertise-peer-urls=http://localhost:1",
+            "--initial-cluster=default=http://localhost:1",
+            # The cluster is thrown away when it ends: no need to survive a power cut.
+            "--unsafe-no-fsync",
+            "--log-level=warn",
+        )
+        self._child(
+            "kube-apiserver",
+            f"--etcd-servers={etcd_socket}",
+            "--bind-address=127.0.0.1",
+            f"--secure-port={self.port}",
+            f"--tls-cert-file={serving.cert}",
+            f"--tls-private-key-file={serving.key}",
+            f"--client-ca-file={authority.cert}",
+            "--authorization-mode=Node,RBAC",
+            "--enable-admission-plugins=NodeRestriction",
+            "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
+            f"--service-account-signing-key-file={signing}",
+            f"--service-account-key-file={verifying}",
+            "--service-cluster-ip-range=10.96.0.0/16",
+            f"--kubelet-certificate-authority={authority.cert}",
+            f"--kubelet-client-certificate={kubelet_client.cert}",
+            f"--kubelet-client-key={kubelet_client.key}",
+            # The default asks for the node's host name first, which only a DNS knows.
+            "--kubelet-preferred-address-types=InternalIP",
+            # 127.0.0.1 is not an address that Endpoints may carry.
+            "--endpoint-reconciler-type=none",
+            "--allow-privileged=true",
+            "--profiling=false",
+            *self._audit_flags(),
+        )
+        self._child(
+            "kube-controller-manager",
+            f"--kubeconfig={manager}",
+            "--use-service-account-credentials=true",
+            f"--service-account-private-key-file={signing}",
+            f"--root-ca-file={authority.cert}",
+            f"--cluster-signing-cert-file={authority.cert}",
+            f"--cluster-signing-key-file={authority.key}",
+            # One of each here: electing a leader would only cost its time.
+            "--leader-elect=false",
+            # No metrics server of its own: one port less that may be taken.
+            "--secure-port=0",
+            # How often node conditions are turned into taints that evict. The default of
+            # 5 s is for thousands of nodes; here it is time one watches a zone fail.
+            "--node-monitor-period=1s",
+            # How long a silent agent is believed, 50 s by default. Still four lease
+            # periods, as upstream advises (N times the renewal interval, 10 s).
+            "--node-monitor-grace-period=40s",
+            # Nodes per second that may be evicted; by default one in ten seconds, which
+            # on a handful of nodes is nothing but waiting for the second one.
+            "--node-eviction-rate=10",
+        )
+        self._child(
+            "kube-scheduler", f"--kubeconfig={scheduler}", "--leader-elect=false", "--secure-port=0"
+        )
+
+    async def start(self) -> None:
+        """Start all four and wait until they serve.
+
+        Raises ChildFailed, with the log's end, if one dies or the time runs out."""
+        async with asyncio.TaskGroup() as group:
+            for child in self.children.values():
+                group.create_task(child.start())
+        await self.ready()
+
+    async def ready(self, within: float = READY_WITHIN) -> None:
+        """Wait until the API server is ready and the controllers work.
+
+        Raises ChildFailed as `start` does."""
+        deadline = time.monotonic() + within
+        context = client_context(self.authority.cert, self.admin)
+        connector = aiohttp.TCPConnector(ssl=context)
+        async with aiohttp.ClientSession(
+            connector=connector, timeout=aiohttp.ClientTimeout(total=5)
+        ) as session:
+            for path in ("/readyz", "/api/v1/namespaces/default/serviceaccounts/default"):
+                while not await _ok(session, self.url + path):
+                    self._check_alive()
+                    if time.monotonic() > deadline:
+                        apiserver = self.children["kube-apiserver"]
+                        tail = "".join(f"\n    {one}" for one in log_tail(apiserver.log))
+                        raise ChildFailed(
+                            f"the control plane was not ready within {within:.0f} s "
+                            f"({path} does not answer 200); kube-apiserver's log ends:{tail}"
+                        )
+                    await asyncio.sleep(0.05)
+
+    def _check_alive(self) -> None:
+        for child in self.children.values():
+            if not child.running:
+                tail = "".join(f"\n    {line}" for line in log_tail(child.log))
+                raise ChildFailed(f"{child.name} ended at its start; its log {child.log}:{tail}")
+
+    async def stop(self) -> None:
+        """End all four: clients before their server, so that no log fills with errors."""
+        order = (("kube-scheduler", "kube-controller-manager"), ("kube-apiserver",), ("etcd",))
+        for names in order:
+            async with asyncio.TaskGroup() as group:
+                for name in names:
+                    if name in self.children:
+                        # Nothing here outlives us, so nothing needs a soft landing: the
+                        # API server would take seconds to drain its watches.
+                        group.create_task(self.children[name].kill())
+
+    def _child(self, name: str, *flags: str) -> None:
+        self.children[name] = Child(
+            name,
+            [self._programs[name], *flags],
+            log=self.logs / f"{name}.log",
+            folder=self.folder,
+            on_crash=self._on_crash,
+            on_start=self._on_start,
+        )
+
+    def _config(self, path: Path, user: str, client: KeyPair) -> Path:
+        return write_kubeconfig(
+            path,
+            server=self.url,
+            ca_pem=self.authority.pem,
+            user=user,
+            client=client,
+        )
+
+    def _user(self, file_name: str, user: str) -> Path:
+        pair = self.authority.issue(file_name, user)
+        return self._config(self.folder / f"{file_name}.kubeconfig", user, pair)
+
+    def _audit_flags(self) -> list[str]:
+        if not self._settings.audit:
+            return []
+        policy = self.folder / "audit-policy.yaml"
+        policy.write_text(
+            "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\n"
+            "rules: [{level: Metadata}]\n"
+        )
+        return [f"--audit-policy-file={policy}", f"--audit-log-path={self.logs}/audit.log"]
+
+
+def client_context(ca: Path, client: KeyPair | None = None) -> ssl.SSLContext:
+    """TLS towards the API server: its CA only, and our certificate."""
+    context = ssl.create_default_context(cafile=str(ca))
+    if client is not None:
+        context.load_cert_chain(client.cert, client.key)
+    return context
+
+
+async def _ok(session: aiohttp.ClientSession, url: str) -> bool:
+    try:
+        async with session.get(url) as answer:
+            return answer.status == 200
+    except (aiohttp.ClientError, TimeoutError):
+        return False

