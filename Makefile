@@ -62,7 +62,8 @@ format: $(READY)
 proto: $(READY)
 	@$(BIN)/python proto/generate.py
 
-lock: $(READY)
+# Not behind $(READY): that wants the very lock that this makes.
+lock:
 	@$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --all-extras \
 	  --python-version 3.11 -o requirements.lock pyproject.toml
 
