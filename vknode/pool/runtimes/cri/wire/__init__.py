@@ -1,0 +1,1 @@
+"""Generated from proto/cri by proto/generate.py. Do not edit."""
