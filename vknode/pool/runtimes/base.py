@@ -11,160 +11,52 @@ Times are nanoseconds since the Unix epoch.
 from __future__ import annotations
 
 import asyncio
-import enum
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from vknode.pool.runtimes.facts import (
+    ContainerExit,
+    ContainerExited,
+    ContainerRef,
+    EventsLost,
+    Failure,
+    FieldProblem,
+    HealthChanged,
+    Image,
+    ObservedContainer,
+    ObservedSandbox,
+    ObservedState,
+    RunningSandbox,
+    RuntimeAway,
+    RuntimeEvent,
+    SandboxDied,
+    StartedContainer,
+)
 from vknode.pool.v1 import cell_pb2, spec_pb2, stats_pb2, stream_pb2
 
-
-class Failure(Exception):
-    """A runtime call failed.
-
-    `reason` is the word that a kubelet would show ("ErrImagePull",
-    "ErrImageNeverPull", "InvalidImageName", "FailedCreatePodSandBox",
-    "CreateContainerError", "CreateContainerConfigError", "RunContainerError",
-    "StartError"); `message` is for the user. `retryable` is False where the same
-    call can never succeed.
-    """
-
-    def __init__(self, reason: str, message: str, *, retryable: bool = True) -> None:
-        super().__init__(f"{reason}: {message}")
-        self.reason = reason
-        self.message = message
-        self.retryable = retryable
-
-
-class RuntimeAway(Failure):
-    """The runtime cannot be reached; nothing is known about what it runs."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__("RuntimeUnavailable", message)
-
-
-@dataclass(frozen=True, slots=True)
-class FieldProblem:
-    """A field of a SandboxSpec that this runtime cannot honour."""
-
-    path: str  # in proto names: "containers[0].security.se_linux"
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """An image that is present."""
-
-    reference: str  # as asked for, with default registry and tag filled in
-    id: str  # digest reference, ContainerStatus.image_id
-    # Numeric user that the image asks for; None where it names one or none.
-    uid: int | None = None
-    username: str = ""
-    pulled: bool = False  # True where this call fetched it
-    size: int = 0  # bytes, 0 where unknown
-
-
-@dataclass(frozen=True, slots=True)
-class RunningSandbox:
-    """A sandbox with its network."""
-
-    uid: str
-    id: str
-    attempt: int
-    ips: tuple[str, ...]
-    created_at: int
-
-
-@dataclass(frozen=True, slots=True)
-class ContainerRef:
-    """One instance of a container; `attempt` counts from 0 and is the restart count."""
-
-    uid: str
-    name: str
-    attempt: int
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class ContainerExit:
-    """How an instance ended."""
-
-    exit_code: int
-    reason: str  # "Completed", "Error", "OOMKilled", "ContainerCannotRun", …
-    started_at: int
-    finished_at: int
-    signal: int = 0
-    message: str = ""  # termination message, at most 4096 bytes of UTF-8
-
-
-@dataclass(frozen=True, slots=True)
-class StartedContainer:
-    ref: ContainerRef
-    started_at: int
-    user: tuple[int, int, tuple[int, ...]] | None = None  # uid, gid, groups
-
-
-class ObservedState(enum.Enum):
-    CREATED = "created"
-    RUNNING = "running"
-    EXITED = "exited"
-
-
-@dataclass(frozen=True, slots=True)
-class ObservedContainer:
-    """A container instance found in the runtime."""
-
-    ref: ContainerRef
-    state: ObservedState
-    image: Image
-    started_at: int = 0
-    exit: ContainerExit | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ObservedSandbox:
-    """A sandbox found in the runtime, with everything of it that still exists."""
-
-    uid: str
-    id: str
-    attempt: int
-    ready: bool  # False: its network is gone, nothing can be started in it
-    ips: tuple[str, ...]
-    created_at: int
-    containers: tuple[ObservedContainer, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ContainerExited:
-    """Event: an instance ended. Sent at least once for each."""
-
-    ref: ContainerRef
-    exit: ContainerExit
-
-
-@dataclass(frozen=True, slots=True)
-class SandboxDied:
-    """Event: the sandbox itself (its network holder) ended unasked."""
-
-    uid: str
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class EventsLost:
-    """Event: something may have been missed; take a new inventory."""
-
-
-@dataclass(frozen=True, slots=True)
-class HealthChanged:
-    """Event: the runtime went away or came back. Coming back implies EventsLost."""
-
-    healthy: bool
-    reason: str = ""  # CamelCase
-    message: str = ""
-
-
-RuntimeEvent = ContainerExited | SandboxDied | EventsLost | HealthChanged
+__all__ = [
+    "ContainerExit",
+    "ContainerExited",
+    "ContainerRef",
+    "EventsLost",
+    "ExecStreams",
+    "Failure",
+    "FieldProblem",
+    "HealthChanged",
+    "Image",
+    "LogOptions",
+    "ObservedContainer",
+    "ObservedSandbox",
+    "ObservedState",
+    "RunningSandbox",
+    "Runtime",
+    "RuntimeAway",
+    "RuntimeEvent",
+    "RuntimeInfo",
+    "SandboxDied",
+    "StartedContainer",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,11 +139,16 @@ class Runtime(Protocol):
         policy: spec_pb2.ImagePullPolicy.ValueType,
         credentials: Sequence[spec_pb2.RegistryCredential],
     ) -> Image:
-        """Raises Failure("ErrImagePull" | "ErrImageNeverPull" | "InvalidImageName")."""
+        """Raises Failure("ErrImagePull" | "ErrImageNeverPull" | "InvalidImageName").
+
+        With NEVER it touches no network; the engine asks so first, whatever the Pod's
+        policy (unless ALWAYS), to tell a quick look from a pull."""
         ...
 
     async def run_sandbox(self, spec: spec_pb2.SandboxSpec, attempt: int) -> RunningSandbox:
-        """Volumes, network and the sandbox itself. Raises Failure."""
+        """Volumes, network and the sandbox itself. Raises Failure; then nothing of this
+        attempt is left. With `attempt` above 0 an earlier attempt's sandbox is stopped
+        and removed first; the volumes, logs and ended instances of the UID stay."""
         ...
 
     async def start_container(
@@ -267,13 +164,21 @@ class Runtime(Protocol):
 
     async def stop_container(self, ref: ContainerRef, grace_seconds: float) -> None:
         """Stop signal, then SIGKILL after the grace (0: at once). Returns when it has
-        ended; the exit itself comes as an event. Unknown or ended: no error."""
+        ended; the exit itself comes as an event. Unknown or ended: no error. May be
+        called again with less while it runs: the sooner kill holds."""
         ...
 
     async def remove_container(self, ref: ContainerRef, *, keep_log: bool) -> None: ...
 
     async def update_sandbox(self, old: spec_pb2.SandboxSpec, new: spec_pb2.SandboxSpec) -> None:
         """Bring changed volume content and resources to a running sandbox."""
+        ...
+
+    async def stop_sandbox(self, uid: str) -> None:
+        """For a sandbox that has ended for good: let go of its processes, network and
+        IPs. Ended instances, their logs and the volumes stay (and stay in the
+        inventory, with `ready` False) until `remove_sandbox`. Unknown or stopped: no
+        error. Raises Failure."""
         ...
 
     async def remove_sandbox(self, uid: str) -> None:
