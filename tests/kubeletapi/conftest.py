@@ -1,0 +1,70 @@
+"""A running kubelet API over local processes, and clients with certificates of a CA."""
+
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.kubeletapi.local_backend import LocalBackend
+from vknode.devcluster.pki import Authority, KeyPair
+from vknode.kubeletapi import KubeletApi, KubeletApiSettings
+
+API_SERVER = "kube-apiserver-kubelet-client"
+
+
+@dataclass
+class Served:
+    """A started server, its backend, and a session with the API server's certificate."""
+
+    api: KubeletApi
+    backend: LocalBackend
+    url: str
+    http: aiohttp.ClientSession
+    authority: Authority
+
+    async def get(self, path: str, **query: str) -> tuple[int, str]:
+        async with self.http.get(self.url + path, params=query) as response:
+            return response.status, await response.text()
+
+
+def client_context(authority: Authority, pair: KeyPair | None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(authority.cert))
+    if pair is not None:
+        context.load_cert_chain(pair.cert, pair.key)
+    return context
+
+
+def make_settings(authority: Authority, **changes: object) -> KubeletApiSettings:
+    serving = authority.issue("serving", "vknode-agent", ips=["127.0.0.1"])
+    values: dict[str, object] = {
+        "serving_cert": serving.cert,
+        "serving_key": serving.key,
+        "client_ca": authority.cert,
+        "allowed_client_names": (API_SERVER,),
+        "address": "127.0.0.1",
+        "port": 0,
+        **changes,
+    }
+    return KubeletApiSettings(**values)  # type: ignore[arg-type]  # a test's keywords
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "pki")
+
+
+@pytest.fixture
+async def served(tmp_path: Path, authority: Authority) -> AsyncIterator[Served]:
+    backend = LocalBackend(tmp_path / "rootfs")
+    backend.root.mkdir()
+    api = KubeletApi(backend, make_settings(authority, ping_interval=0.2))
+    port = await api.start()
+    client = authority.issue("client", API_SERVER)
+    connector = aiohttp.TCPConnector(ssl=client_context(authority, client))
+    async with aiohttp.ClientSession(connector=connector) as http:
+        yield Served(api, backend, f"https://127.0.0.1:{port}", http, authority)
+    await api.stop()
+    assert api.running_streams == 0

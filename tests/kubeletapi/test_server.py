@@ -1,0 +1,110 @@
+"""Who may ask, what is not there, and what stops the server from starting."""
+
+import asyncio
+import socket
+import ssl
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.kubeletapi.conftest import API_SERVER, Served, client_context, make_settings
+from tests.kubeletapi.local_backend import LocalBackend
+from vknode.devcluster.pki import Authority
+from vknode.kubeletapi import KubeletApi, KubeletApiError
+
+
+async def ask(served: Served, context: ssl.SSLContext, path: str = "/healthz") -> tuple[int, str]:
+    connector = aiohttp.TCPConnector(ssl=context)
+    async with (
+        aiohttp.ClientSession(connector=connector) as http,
+        http.get(served.url + path) as response,
+    ):
+        return response.status, await response.text()
+
+
+async def test_health_and_pods(served: Served) -> None:
+    served.backend.add("web")
+    assert await served.get("/healthz") == (200, "ok")
+    async with served.http.get(served.url + "/pods") as response:
+        assert response.content_type == "application/json"
+        body = await response.json()
+    assert body["kind"] == "PodList"
+    assert [pod["metadata"]["name"] for pod in body["items"]] == ["web"]
+
+
+async def test_without_a_certificate(served: Served) -> None:
+    context = client_context(served.authority, None)
+    for path in ("/healthz", "/pods", "/nothing"):
+        assert await ask(served, context, path) == (401, "Unauthorized")
+
+
+async def test_a_certificate_of_another_ca_does_not_get_through_tls(
+    served: Served, tmp_path: Path
+) -> None:
+    stranger = Authority(tmp_path / "strange").issue("client", API_SERVER)
+    context = client_context(served.authority, stranger)
+    with pytest.raises(aiohttp.ClientError):
+        await ask(served, context)
+
+
+async def test_a_certificate_of_another_name(served: Served) -> None:
+    user = served.authority.issue("user", "jane")
+    status, text = await ask(served, client_context(served.authority, user), "/pods")
+    assert status == 403
+    assert text == "Forbidden (user=jane, verb=get, resource=nodes, subresource(s)=[proxy])"
+
+
+async def test_no_names_means_everyone_of_the_ca(tmp_path: Path, authority: Authority) -> None:
+    api = KubeletApi(LocalBackend(tmp_path), make_settings(authority, allowed_client_names=()))
+    port = await api.start()
+    context = client_context(authority, authority.issue("user", "jane"))
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as http,
+        http.get(f"https://127.0.0.1:{port}/healthz") as response,
+    ):
+        assert response.status == 200
+    await api.stop()
+
+
+async def test_unknown_paths_and_methods(served: Served) -> None:
+    assert await served.get("/nothing") == (404, "404 page not found\n")
+    assert (await served.get("/exec/default/web"))[0] == 404
+    async with served.http.post(served.url + "/containerLogs/a/b/c") as response:
+        assert (response.status, await response.text()) == (405, "Method Not Allowed")
+        assert response.headers["Allow"] == "GET"
+
+
+async def test_a_port_in_use_is_said(tmp_path: Path, authority: Authority) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        api = KubeletApi(LocalBackend(tmp_path), make_settings(authority, port=port))
+        with pytest.raises(KubeletApiError, match=f"port {port}: Address already in use"):
+            await api.start()
+
+
+@pytest.mark.parametrize("setting", ["serving_cert", "serving_key", "client_ca"])
+@pytest.mark.parametrize("content", [None, "not PEM"])
+async def test_a_bad_file_is_named(
+    tmp_path: Path, authority: Authority, setting: str, content: str | None
+) -> None:
+    path = tmp_path / "bad.pem"
+    if content is not None:
+        path.write_text(content)
+    api = KubeletApi(LocalBackend(tmp_path), make_settings(authority, **{setting: path}))
+    words = {"serving_cert": "servingCert", "serving_key": "servingKey", "client_ca": "clientCA"}
+    with pytest.raises(KubeletApiError) as caught:
+        await api.start()
+    assert words[setting] in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+async def test_renewed_certificates_are_used_by_later_connections(
+    served: Served, authority: Authority
+) -> None:
+    address = ("127.0.0.1", int(served.url.rsplit(":", 1)[1]))
+    before = await asyncio.to_thread(ssl.get_server_certificate, address)
+    make_settings(authority)  # issues a new serving certificate into the same files
+    served.api.reload_certificates()
+    after = await asyncio.to_thread(ssl.get_server_certificate, address)
+    assert before != after
