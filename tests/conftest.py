@@ -57,7 +57,9 @@ def control_plane_programs() -> dict[str, Path]:
 def control_plane(control_plane_programs: dict[str, Path]) -> Iterator[ControlPlaneHandle]:
     """One real control plane for the whole session: etcd, kube-apiserver (Node,RBAC),
     kube-controller-manager, kube-scheduler; no nodes. Ready in about 4 s."""
-    with running(lambda folder: DevCluster(folder, zones=0, agent=False)) as (cluster, thread):
+    with running(
+        lambda folder: DevCluster(folder, zones=0, agent=False, programs=control_plane_programs)
+    ) as (cluster, thread):
         plane = cluster.control_plane
         yield ControlPlaneHandle(
             url=plane.url,

@@ -54,7 +54,7 @@ def test_keys_are_private(control_plane: ControlPlaneHandle) -> None:
 async def test_leaves_nothing_but_its_logs(
     control_plane_programs: dict[str, Path], short_path: Path
 ) -> None:
-    cluster = DevCluster(short_path, programs=control_plane_programs)
+    cluster = DevCluster(short_path, zones=0, agent=False, programs=control_plane_programs)
     await cluster.start()
     pids = [child.pid for child in cluster.control_plane.children.values()]
     assert len(pids) == 4

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vknode.devcluster.mounts import remove_tree
 from vknode.devcluster.process import process_start_time
 
 #: sun_path is 108 bytes with its final NUL; the longest socket below the state
@@ -108,7 +109,8 @@ class StateDir:
     """A state directory; `acquire` before anything else is made in it."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path.absolute()
+        # Resolved, because mountinfo names mounts by their real path.
+        self.path = path.resolve()
         self._lock: int | None = None
         self.record: RunRecord | None = None
 
@@ -229,11 +231,13 @@ class StateDir:
             self.record.processes.append(Process(name, pid, started))
             self.save()
 
-    def clear(self) -> None:
-        """Forget the run and its data. Removes only what a cluster has made, so that a
-        --state-dir with other things in it keeps them; the logs stay for whoever asks
-        what happened."""
-        shutil.rmtree(self.run, ignore_errors=not self.run.exists())
+    def clear(self) -> list[str]:
+        """Forget the run and its data; returns what could not be removed.
+
+        Removes only what a cluster has made, so that a --state-dir with other things in
+        it keeps them; the logs stay for whoever asks what happened."""
+        left = remove_tree(self.run)
         for path in (self.run_file, self.control_socket, self.kubeconfig):
             path.unlink(missing_ok=True)
         self.record = None
+        return left
