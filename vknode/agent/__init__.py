@@ -1,0 +1,1 @@
+"""The agent: owns a set of virtual nodes, keeps their leases, syncs their Pods."""

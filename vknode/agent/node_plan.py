@@ -1,0 +1,151 @@
+"""Which Nodes shall exist, and which cell each one stands for. Pure: time is passed in.
+
+Theory of operation. A Node's name comes from the template; the plan keeps for each name the one
+(pool, cell) it belongs to:
+
+==========  ==========================================  ====================================
+state       meaning                                     leaves when
+==========  ==========================================  ====================================
+adopted     found in the API server, its pool has not   announced → live; pool lists its
+            announced its cells yet                     cells without it → gone
+live        announced now                               missing in the pool's list → gone
+gone        its pool, reachable, does not list it       announced again → live;
+                                                        `gone_after` seconds → to be deleted
+==========  ==========================================  ====================================
+
+Why a Node is not deleted as soon as its cell is: with the Node go all its Pods, by force, without
+anybody waiting for them to end. A pool that comes back from a restart with a list that is not
+complete yet must not have that effect. NotReady (reason CellGone) already makes Kubernetes place
+the Pods elsewhere; the deletion later is mere tidiness, so it can wait and it has a brake.
+
+A name claimed by two live cells is a conflict: the first keeps it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from vknode.agent import names
+from vknode.agent.config import DeletionConfig, render_node_name
+from vknode.agent.node_objects import ObservedNode, cell_problems
+from vknode.pool.v1 import cell_pb2
+
+
+class CellId(NamedTuple):
+    pool: str
+    cell: str
+
+
+class NodeNameConflict(Exception):
+    """Two cells would get the same Node name."""
+
+    def __init__(self, node: str, holder: CellId, claimant: CellId, template: str) -> None:
+        self.node = node
+        self.holder = holder
+        self.claimant = claimant
+        super().__init__(
+            f"Node name {node!r} is claimed twice: by cell {holder.cell!r} of pool "
+            f"{holder.pool!r} and by cell {claimant.cell!r} of pool {claimant.pool!r}; rename a "
+            f"cell, or put {{pool}} into nodeNameTemplate (now {template!r})"
+        )
+
+
+@dataclass
+class PlannedNode:
+    """`cell` None: adopted. `gone_since`: monotonic seconds, None unless gone."""
+
+    name: str
+    id: CellId
+    cell: cell_pb2.Cell | None = None
+    gone_since: float | None = None
+
+    @property
+    def live(self) -> bool:
+        return self.cell is not None and self.gone_since is None
+
+
+@dataclass
+class Changes:
+    """What an update of one pool's cells led to."""
+
+    nodes: set[str]
+    conflicts: list[NodeNameConflict]
+    # (cell, what is wrong with it)
+    refused: list[tuple[str, str]]
+
+
+class NodePlan:
+    def __init__(self, template: str, *, gone_after: float, deletion: DeletionConfig) -> None:
+        self.nodes: dict[str, PlannedNode] = {}
+        self._template = template
+        self._gone_after = gone_after
+        self._deletion = deletion
+
+    def adopt(self, observed: ObservedNode) -> PlannedNode:
+        """Takes over a Node of ours that an earlier process registered."""
+        name = observed.metadata.name
+        node = self.nodes.get(name)
+        if node is None:
+            node = PlannedNode(name, CellId(observed.pool, observed.cell))
+            self.nodes[name] = node
+        return node
+
+    def update(self, pool: str, cells: Mapping[str, cell_pb2.Cell], now: float) -> Changes:
+        """The pool, reachable, has exactly these cells."""
+        changes = Changes(set(), [], [])
+        claimed: set[str] = set()
+        for cell in cells.values():
+            id = CellId(pool, cell.name)
+            name = render_node_name(self._template, cell=cell.name, pool=pool, zone=cell.zone)
+            claimed.add(name)
+            problems = cell_problems(cell)
+            if not names.is_node_name(name):
+                problems.append(f"{name!r} is not a Node name (a-z, 0-9, '-', '.'; at most 63)")
+            if problems:
+                # A Node it already has keeps the last good facts: a broken announcement is no
+                # proof that the cell is gone.
+                changes.refused.append((cell.name, "; ".join(problems)))
+                continue
+            self._claim(name, id, cell, changes)
+        for node in self.nodes.values():
+            if node.id.pool == pool and node.name not in claimed and node.gone_since is None:
+                node.gone_since = now
+                changes.nodes.add(node.name)
+        return changes
+
+    def _claim(self, name: str, id: CellId, cell: cell_pb2.Cell, changes: Changes) -> None:
+        node = self.nodes.get(name)
+        if node is not None and node.live and node.id != id:
+            changes.conflicts.append(NodeNameConflict(name, node.id, id, self._template))
+            return
+        if node is None:
+            node = self.nodes[name] = PlannedNode(name, id)
+        elif node.id == id and node.live and node.cell == cell:
+            return
+        node.id = id
+        # The announcer may reuse its message object.
+        node.cell = cell_pb2.Cell()
+        node.cell.CopyFrom(cell)
+        node.gone_since = None
+        changes.nodes.add(name)
+
+    def of_pool(self, pool: str) -> list[PlannedNode]:
+        return [node for node in self.nodes.values() if node.id.pool == pool]
+
+    def removal_due_in(self, node: PlannedNode, now: float) -> float | None:
+        """Seconds until the Node may be deleted, 0 when it may be now; None unless gone."""
+        if node.gone_since is None:
+            return None
+        return max(0.0, node.gone_since + self._gone_after - now)
+
+    def brake(self, pool: str, now: float) -> tuple[int, int] | None:
+        """(doomed, allowed) when more Nodes of the pool are due for deletion than may go."""
+        nodes = self.of_pool(pool)
+        doomed = sum(1 for node in nodes if self.removal_due_in(node, now) == 0.0)
+        allowed = max(self._deletion.brake_minimum, int(self._deletion.brake_share * len(nodes)))
+        return (doomed, allowed) if doomed > allowed else None
+
+    def forget(self, name: str) -> None:
+        self.nodes.pop(name, None)

@@ -1,0 +1,569 @@
+"""Registers one Node per cell and keeps it true. The loops; what shall be is `node_plan`'s.
+
+Theory of operation. Everything is level-triggered. A pool's link says "look again"; the pool loop
+takes its cells into the plan and marks the Nodes concerned. A watch on our own Nodes (label
+vknode.dev/managed-by) shows what the API server has. Workers take marked Nodes and make the
+requests that lead from one to the other, most often none:
+
+=================  =======================================================================
+the API server     request
+=================  =======================================================================
+has no Node        POST, with status (also when somebody deleted it)
+has somebody       none: refused, said clearly, looked at again every minute
+else's Node
+differs            PATCH of metadata or of status, whichever differs
+is right           none; every 5 minutes (with jitter) a PATCH as heartbeat, as a kubelet does
+has one too many   DELETE with its UID, once the cell has been gone long enough
+=================  =======================================================================
+
+So a Ready that the node lifecycle controller set to Unknown while the agent was away is put right
+as soon as the watch shows it. Leases follow the Nodes (`leases.py` says why they are renewed even
+for an unreachable pool). When the agent ends it leaves its Nodes as they are: a restart must not
+disturb anybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import NamedTuple, NoReturn
+from urllib.parse import quote
+
+import structlog
+
+from vknode.agent import names
+from vknode.agent.config import AgentConfig
+from vknode.agent.events import NORMAL, WARNING, EventRecorder, node_ref
+from vknode.agent.health import PoolHealth, PoolState
+from vknode.agent.leases import LeaseKeeper
+from vknode.agent.node_objects import (
+    REASON_CELL_GONE,
+    REASON_POOL_UNREACHABLE,
+    DesiredNode,
+    NodeSettings,
+    ObservedNode,
+    Readiness,
+    cell_readiness,
+    create_body,
+    decode_node,
+    desired_node,
+    metadata_patch,
+    refused_labels,
+    status_patch,
+)
+from vknode.agent.node_plan import NodeNameConflict, NodePlan, PlannedNode
+from vknode.agent.pool_link import PoolLink
+from vknode.agent.wheel import WorkQueue
+from vknode.kube.backoff import Backoff
+from vknode.kube.client import MERGE_PATCH, KubeClient
+from vknode.kube.errors import ApiError, KubeError
+from vknode.kube.models import ObjectKey
+from vknode.kube.reflector import Reflector, ReflectorOptions
+
+__all__ = ["NodeController", "NodeIdentity", "NodeNameConflict", "NodeStats"]
+
+log = structlog.get_logger()
+
+COLLECTION = "/api/v1/nodes"
+WORKERS = 8
+REFRESH_SECONDS = 300.0
+REFUSED_AGAIN_SECONDS = 60.0
+BRAKED_AGAIN_SECONDS = 60.0
+
+
+class NodeIdentity(NamedTuple):
+    """A registered Node: its name, UID, and the cell it stands for."""
+
+    name: str
+    uid: str
+    pool: str
+    cell: str
+
+
+@dataclass
+class NodeStats:
+    """Counters since start; `refused` and `braked` are what is so now."""
+
+    created: int = 0
+    recreated: int = 0
+    status_patches: int = 0
+    metadata_patches: int = 0
+    deleted: int = 0
+    failures: int = 0
+    refused: int = 0
+    braked: int = 0
+
+
+class NodeController:
+    """Run `run` in a task, and the LeaseKeeper's and EventRecorder's beside it."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        config: AgentConfig,
+        links: Sequence[PoolLink],
+        leases: LeaseKeeper,
+        *,
+        settings: NodeSettings | None = None,
+        events: EventRecorder | None = None,
+        reflector_options: ReflectorOptions | None = None,
+    ) -> None:
+        self.stats = NodeStats()
+        # Node name -> why it was refused; for status pages and tests.
+        self.refused: dict[str, str] = {}
+        self._client = client
+        self._config = config
+        self._links = {link.name: link for link in links}
+        self._leases = leases
+        self._settings = settings or NodeSettings.from_config(config)
+        self._events = events
+        self._loop = asyncio.get_running_loop()
+        now = self._loop.time()
+        self._plan = NodePlan(
+            config.node_name_template,
+            gone_after=config.cell_gone_after,
+            deletion=config.deletion,
+        )
+        self._health = {
+            name: PoolHealth(config.pool_unreachable_after, now) for name in self._links
+        }
+        # What a Ready=False says of the pool; fixed per outage, or each retry would be a PATCH.
+        self._outage: dict[str, Readiness] = {}
+        self._observed: dict[str, ObservedNode] = {}
+        self._backoffs: dict[str, Backoff] = {}
+        # loop.time() of the next heartbeat PATCH
+        self._refresh_at: dict[str, float] = {}
+        self._refused_cells: dict[tuple[str, str], str] = {}
+        self._listeners: list[Callable[[str], None]] = []
+        self._queue: WorkQueue[str] = WorkQueue()
+        self._look = asyncio.Event()
+        self._dirty_pools: set[str] = set(self._links)
+        self._registered = asyncio.Event()
+        self._reflector: Reflector[ObservedNode] = Reflector(
+            client,
+            COLLECTION,
+            decode_node,
+            self,
+            label_selector=f"{names.LABEL_MANAGED_BY}={config.name}",
+            options=reflector_options,
+        )
+        for link in links:
+            link.on_cells_changed(partial(self._link_changed, link.name))
+
+    # -- what others ask -------------------------------------------------------------------
+
+    def identity(self, node: str) -> NodeIdentity | None:
+        """Who the Node is; None while it is not registered (or not ours)."""
+        planned, observed = self._plan.nodes.get(node), self._observed.get(node)
+        if planned is None or observed is None:
+            return None
+        return NodeIdentity(node, observed.metadata.uid, planned.id.pool, planned.id.cell)
+
+    @property
+    def node_names(self) -> frozenset[str]:
+        """All Nodes that are or shall be registered."""
+        return frozenset(self._plan.nodes)
+
+    @property
+    def pool_states(self) -> Mapping[str, PoolState]:
+        return {name: health.state for name, health in self._health.items()}
+
+    def on_node_changed(self, callback: Callable[[str], None]) -> None:
+        """Calls back with a Node's name when it is registered, changed or gone."""
+        self._listeners.append(callback)
+
+    async def wait_registered(self) -> None:
+        """Returns once every pool has answered or been given up, and its Nodes are registered."""
+        await self._registered.wait()
+
+    # -- running ---------------------------------------------------------------------------
+
+    async def run(self) -> NoReturn:
+        """Ends only by cancellation or an error that a person must see.
+
+        Raises `NodeNameConflict` while starting, `Forbidden` or `Unauthorized` when the first
+        list is refused.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._reflector.run(), name="node-watch")
+                # Adoption comes before registering, or a restart would look like new Nodes.
+                await self._reflector.wait_synced()
+                group.create_task(self._pool_loop(), name="node-pools")
+                for number in range(WORKERS):
+                    group.create_task(self._work(), name=f"node-worker-{number}")
+        except BaseExceptionGroup as group_error:
+            # One cause is an answer, a group of one is a puzzle.
+            if len(group_error.exceptions) == 1:
+                raise group_error.exceptions[0] from None
+            raise
+        finally:
+            self._queue.close()
+        raise AssertionError("node loops never end")
+
+    def _link_changed(self, pool: str) -> None:
+        self._dirty_pools.add(pool)
+        self._look.set()
+
+    async def _pool_loop(self) -> NoReturn:
+        while True:
+            self._look.clear()
+            now = self._loop.time()
+            dirty, self._dirty_pools = self._dirty_pools, set()
+            for pool, link in self._links.items():
+                health = self._health[pool]
+                changed = health.observe(link.reachable, now)
+                if changed:
+                    self._pool_changed(pool, link, health)
+                if link.reachable and (changed or pool in dirty):
+                    self._take_cells(pool, link, now)
+            self._check_registered()
+            deadlines = [
+                d for health in self._health.values() if (d := health.deadline) is not None
+            ]
+            timeout = max(0.0, min(deadlines) - now) if deadlines else None
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._look.wait()
+            except TimeoutError:
+                pass  # a deadline: the next round notices
+
+    def _pool_changed(self, pool: str, link: PoolLink, health: PoolHealth) -> None:
+        if health.state is PoolState.UNREACHABLE:
+            seconds = self._config.pool_unreachable_after
+            problem = f": {link.problem}" if link.problem else ""
+            message = f"pool {pool} has not answered for {seconds:g} s{problem}"
+            self._outage[pool] = Readiness(False, REASON_POOL_UNREACHABLE, message)
+            log.error("pool_unreachable", pool=pool, problem=link.problem, after=seconds)
+        elif health.state is PoolState.SUSPECT:
+            log.warning("pool_suspect", pool=pool, problem=link.problem)
+        else:
+            self._outage.pop(pool, None)
+            log.info("pool_reachable", pool=pool, cells=len(link.cells))
+        for node in self._plan.of_pool(pool):
+            self._queue.add(node.name)
+
+    def _take_cells(self, pool: str, link: PoolLink, now: float) -> None:
+        changes = self._plan.update(pool, link.cells, now)
+        starting = any(h.state is PoolState.STARTING for h in self._health.values())
+        for conflict in changes.conflicts:
+            # At start somebody is there to read it. Later, one pool's mistake must not take
+            # the agent away from all the others: the holder keeps the name.
+            if starting or not self._registered.is_set():
+                raise conflict
+            self._refuse_cell(pool, conflict.claimant.cell, str(conflict))
+        for cell, problem in changes.refused:
+            self._refuse_cell(pool, cell, problem)
+        now_refused = {c for c, _ in changes.refused}
+        now_refused |= {conflict.claimant.cell for conflict in changes.conflicts}
+        for key in [k for k in self._refused_cells if k[0] == pool and k[1] not in now_refused]:
+            del self._refused_cells[key]
+        for name in changes.nodes:
+            node = self._plan.nodes[name]
+            if node.cell is not None and (left_out := refused_labels(node.cell)):
+                log.warning("cell_labels_left_out", pool=pool, cell=node.id.cell, keys=left_out)
+            if node.gone_since is not None:
+                log.warning("cell_gone", pool=pool, cell=node.id.cell, node=name)
+            self._queue.add(name)
+
+    def _refuse_cell(self, pool: str, cell: str, problem: str) -> None:
+        if self._refused_cells.get((pool, cell)) != problem:
+            self._refused_cells[(pool, cell)] = problem
+            log.error("cell_refused", pool=pool, cell=cell, problem=problem)
+
+    def _check_registered(self) -> None:
+        if self._registered.is_set():
+            return
+        if any(health.state is PoolState.STARTING for health in self._health.values()):
+            return
+        waiting = [
+            node.name
+            for node in self._plan.nodes.values()
+            if node.live and node.name not in self._observed and node.name not in self.refused
+        ]
+        if not waiting:
+            self._registered.set()
+
+    # -- what the watch tells --------------------------------------------------------------
+
+    def upsert(self, obj: ObservedNode) -> None:
+        name = obj.metadata.name
+        if not self._is_newer(obj):
+            return
+        self._observed[name] = obj
+        if name not in self._plan.nodes:
+            if obj.pool not in self._links:
+                log.warning(
+                    "node_of_unknown_pool",
+                    node=name,
+                    pool=obj.pool,
+                    hint="configure the pool again, or kubectl delete node",
+                )
+                return
+            self._plan.adopt(obj)
+            log.info("node_adopted", node=name, pool=obj.pool, cell=obj.cell)
+            self._dirty_pools.add(obj.pool)  # its pool may have announced long ago
+            self._look.set()
+        self._queue.add(name)
+
+    def deleted(self, key: ObjectKey, last: ObservedNode | None) -> None:
+        observed = self._observed.get(key.name)
+        if observed is None or observed.metadata.uid != key.uid:
+            return
+        del self._observed[key.name]
+        self._notify(key.name)
+        if key.name in self._plan.nodes:
+            self._queue.add(key.name)
+
+    def synced(self) -> None:
+        self._look.set()
+
+    def _is_newer(self, obj: ObservedNode) -> bool:
+        """Answers to our own requests may be ahead of the watch."""
+        there = self._observed.get(obj.metadata.name)
+        if there is None or there.metadata.uid != obj.metadata.uid:
+            return True
+        try:
+            return int(obj.metadata.resource_version) > int(there.metadata.resource_version)
+        except ValueError:
+            return True
+
+    def _notify(self, name: str) -> None:
+        for listener in self._listeners:
+            listener(name)
+
+    # -- one Node --------------------------------------------------------------------------
+
+    async def _work(self) -> NoReturn:
+        while True:
+            name = await self._queue.get()
+            try:
+                await self._sync_guarded(name)
+            finally:
+                self._queue.done(name)
+
+    async def _sync_guarded(self, name: str) -> None:
+        try:
+            await self._sync(name)
+        except KubeError as error:
+            self.stats.failures += 1
+            backoff = self._backoffs.setdefault(name, Backoff(base=0.5, maximum=30.0))
+            at_least = error.retry_after if isinstance(error, ApiError) else None
+            delay = backoff.next(at_least)
+            log.warning("node_sync_failed", node=name, error=str(error), retry_in=round(delay, 2))
+            self._queue.add_after(name, delay)
+        else:
+            self._backoffs.pop(name, None)
+        self._check_registered()
+
+    async def _sync(self, name: str) -> None:
+        node = self._plan.nodes.get(name)
+        if node is None:
+            return
+        observed = self._observed.get(name)
+        if await self._remove_if_due(node, observed):
+            return
+        desired = self._desired(node)
+        if observed is None:
+            # A cell that is gone or unknown is no reason to bring a Node into being.
+            if desired is not None and desired.status is not None and node.gone_since is None:
+                await self._register(node, desired)
+            else:
+                self._leases.remove(name)
+            return
+        self._leases.add(name, observed.metadata.uid)
+        if desired is not None:
+            await self._correct(desired, observed)
+
+    def _desired(self, node: PlannedNode) -> DesiredNode | None:
+        """None: the pool may yet answer, leave everything as it is."""
+        pool = node.id.pool
+        state = self._health[pool].state
+        if state is PoolState.UNREACHABLE:
+            readiness = self._outage[pool]
+        elif node.gone_since is not None:
+            readiness = Readiness(
+                False, REASON_CELL_GONE, f"pool {pool} no longer has the cell {node.id.cell}"
+            )
+        elif node.cell is None:
+            return None
+        else:
+            readiness = cell_readiness(node.cell)
+        if node.cell is None:
+            return DesiredNode(node.name, pool, readiness)
+        return desired_node(node.name, pool, node.cell, self._settings, readiness)
+
+    async def _register(self, node: PlannedNode, desired: DesiredNode) -> None:
+        name = node.name
+        try:
+            body = await self._client.create(COLLECTION, create_body(desired, _now()))
+        except ApiError as error:
+            if not error.is_already_exists:
+                raise
+            body = await self._client.get(_path(name))
+            there = decode_node(body)
+            if not self._is_ours(there, desired):
+                self._refuse_node(name, there)
+                return
+        else:
+            recreated = name in self._refresh_at
+            self.stats.created += 1
+            self.stats.recreated += recreated
+            log.info(
+                "node_recreated" if recreated else "node_registered",
+                node=name,
+                pool=node.id.pool,
+                cell=node.id.cell,
+            )
+        if self.refused.pop(name, None) is not None:
+            self.stats.refused = len(self.refused)
+        observed = decode_node(body)
+        if self._is_newer(observed):
+            self._observed[name] = observed
+        self._schedule_refresh(name, changed=True)
+        self._leases.add(name, observed.metadata.uid)
+        self._notify(name)
+        # A Node that was there already may differ; a new one is right and this finds nothing.
+        self._queue.add(name)
+
+    def _is_ours(self, there: ObservedNode, desired: DesiredNode) -> bool:
+        # The second: somebody took our label off the Node of this very cell.
+        return there.managed_by == self._config.name or (
+            not there.managed_by and there.spec.provider_id == desired.provider_id
+        )
+
+    def _refuse_node(self, name: str, there: ObservedNode) -> None:
+        owner = (
+            f"belongs to the agent {there.managed_by!r}"
+            if there.managed_by
+            else f"was not made by vknode (no label {names.LABEL_MANAGED_BY})"
+        )
+        problem = (
+            f"a Node {name!r} exists that {owner}; it is left alone and the cell is not shown: "
+            "rename the cell, change nodeNameTemplate, or delete that Node"
+        )
+        if name not in self.refused:
+            log.error("node_refused", node=name, problem=problem)
+            self._event(name, there.metadata.uid, WARNING, "NodeNameTaken", problem)
+        self.refused[name] = problem
+        self.stats.refused = len(self.refused)
+        self._queue.add_after(name, REFUSED_AGAIN_SECONDS)
+
+    async def _correct(self, desired: DesiredNode, observed: ObservedNode) -> None:
+        name = desired.name
+        changes = metadata_patch(desired, observed)
+        if changes is not None:
+            self.stats.metadata_patches += 1
+            observed = await self._patched(
+                name, self._client.patch(_path(name), changes, content_type=MERGE_PATCH)
+            )
+        refresh = self._loop.time() >= self._refresh_at.get(name, 0.0)
+        changes = status_patch(desired, observed, _now(), refresh=refresh)
+        if changes is not None:
+            before = observed.condition("Ready")
+            self.stats.status_patches += 1
+            observed = await self._patched(name, self._client.patch_status(_path(name), changes))
+            changed = before is None or (before.status == "True") != desired.readiness.ready
+            self._schedule_refresh(name, changed=changed or name not in self._refresh_at)
+            if changed:
+                self._ready_changed(desired, observed)
+            self._notify(name)
+        else:
+            self._queue.add_after(name, self._refresh_at[name] - self._loop.time())
+
+    async def _patched(self, name: str, request: Awaitable[bytes]) -> ObservedNode:
+        """The Node as the answer to a PATCH shows it."""
+        try:
+            answer = decode_node(await request)
+        except ApiError as error:
+            if error.is_not_found or error.is_conflict:
+                # Deleted, or deleted and made anew: what we know of it is void. The watch will
+                # say so too, but a missed heartbeat need not wait for it.
+                self._observed.pop(name, None)
+            raise
+        if self._is_newer(answer):
+            self._observed[name] = answer
+        return answer
+
+    def _ready_changed(self, desired: DesiredNode, observed: ObservedNode) -> None:
+        readiness = desired.readiness
+        log.info(
+            "node_ready" if readiness.ready else "node_not_ready",
+            node=desired.name,
+            pool=desired.pool,
+            reason=readiness.reason,
+        )
+        reason = "NodeReady" if readiness.ready else "NodeNotReady"
+        self._event(
+            desired.name,
+            observed.metadata.uid,
+            NORMAL,
+            reason,
+            f"Node {desired.name} status is now: {reason}",
+        )
+
+    def _schedule_refresh(self, name: str, *, changed: bool) -> None:
+        """Every 5 minutes; after a change anew at random, as kubelet's calculateDelay spreads."""
+        spread = 0.5 + random.random() if changed else 1.0
+        delay = REFRESH_SECONDS * spread
+        self._refresh_at[name] = self._loop.time() + delay
+        self._queue.add_after(name, delay)
+
+    # -- a Node whose cell is gone ---------------------------------------------------------
+
+    async def _remove_if_due(self, node: PlannedNode, observed: ObservedNode | None) -> bool:
+        """Whether nothing else is to be done for this Node now."""
+        now = self._loop.time()
+        due_in = self._plan.removal_due_in(node, now)
+        pool = node.id.pool
+        if due_in is None or self._health[pool].state is not PoolState.REACHABLE:
+            return False
+        if due_in > 0:
+            self._queue.add_after(node.name, due_in)
+            return False
+        if observed is not None:
+            if brake := self._plan.brake(pool, now):
+                self._brake(node, observed, *brake)
+                return False
+            try:
+                await self._client.delete(_path(node.name), uid=observed.metadata.uid)
+            except ApiError as error:
+                if not error.is_not_found:
+                    raise
+            self.stats.deleted += 1
+            log.info("node_deleted", node=node.name, pool=pool, cell=node.id.cell)
+        # It may have been announced again while the request was on its way.
+        if node.gone_since is None:
+            self._queue.add(node.name)
+            return True
+        self._leases.remove(node.name)
+        self._plan.forget(node.name)
+        self._refresh_at.pop(node.name, None)
+        self._notify(node.name)
+        return True
+
+    def _brake(self, node: PlannedNode, observed: ObservedNode, doomed: int, allowed: int) -> None:
+        self.stats.braked += 1
+        problem = (
+            f"{doomed} Nodes of pool {node.id.pool} lost their cells, at most {allowed} may be "
+            "deleted at once; none is. If the cells are really gone, delete the Nodes by hand"
+        )
+        log.error("node_deletion_braked", node=node.name, problem=problem)
+        self._event(node.name, observed.metadata.uid, WARNING, "NodeDeletionBraked", problem)
+        self._queue.add_after(node.name, BRAKED_AGAIN_SECONDS)
+
+    def _event(self, name: str, uid: str, type: str, reason: str, message: str) -> None:
+        if self._events is not None:
+            self._events.event(node_ref(name, uid), name, type, reason, message)
+
+
+def _path(name: str) -> str:
+    return f"{COLLECTION}/{quote(name)}"
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
