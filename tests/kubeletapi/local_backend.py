@@ -100,6 +100,7 @@ class LocalSession:
         self._pid = 0
         self.ended = asyncio.Event()
         self.stdin_bytes = 0
+        self.size = (0, 0)
 
     async def start(self) -> None:
         request = self._request
@@ -175,6 +176,7 @@ class LocalSession:
             self._stdin.close()
 
     async def resize(self, width: int, height: int) -> None:
+        self.size = (width, height)
         if self._terminal is not None:
             fcntl.ioctl(
                 self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0)

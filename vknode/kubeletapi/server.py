@@ -1,8 +1,10 @@
 """The HTTPS listener of the kubelet API: one port for all nodes of the agent."""
 
+import asyncio
 import contextlib
 import socket
 import ssl
+import weakref
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -28,13 +30,18 @@ class KubeletApi:
         self._settings = settings
         self._streams = Streams(settings.max_streams)
         self._app = web.Application(
-            middlewares=[_plain_errors, require_client(frozenset(settings.allowed_client_names))]
+            middlewares=[
+                self._note_connection,
+                _plain_errors,
+                require_client(frozenset(settings.allowed_client_names)),
+            ]
         )
         router = self._app.router
         ContainerLogs(backend, self._streams).add_routes(router)
         limits = SessionLimits(settings.max_message_bytes, settings.ping_interval)
         Exec(backend, self._streams, limits).add_routes(router)
         Pods(backend).add_routes(router)
+        self._connections: weakref.WeakSet[asyncio.BaseTransport] = weakref.WeakSet()
         self._runner: web.AppRunner | None = None
         self._tls: ssl.SSLContext | None = None
 
@@ -85,7 +92,26 @@ class KubeletApi:
             return
         runner, self._runner = self._runner, None
         self._streams.stop()
+        server = runner.server
+        for handler in server.connections if server is not None else ():
+            if handler.transport is not None:
+                self._connections.add(handler.transport)
         await runner.cleanup()
+        # What still waits for its client's answer to TLS' good-bye has nothing more to send.
+        for transport in list(self._connections):
+            if isinstance(transport, asyncio.WriteTransport):
+                transport.abort()
+        await asyncio.sleep(0)  # the sockets are closed in the loop's next round
+
+    @web.middleware
+    async def _note_connection(
+        self,
+        request: web.Request,
+        handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+    ) -> web.StreamResponse:
+        if request.transport is not None:
+            self._connections.add(request.transport)
+        return await handler(request)
 
 
 def _listen(address: str, port: int) -> socket.socket:
