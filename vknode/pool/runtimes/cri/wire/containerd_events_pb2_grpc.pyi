@@ -9,6 +9,7 @@ only the service's name is on the wire. Any.type_url carries the bare names
 """
 
 from collections import abc as _abc
+from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
 from vknode.pool.runtimes.cri.wire import containerd_events_pb2 as _containerd_events_pb2
 import abc as _abc_1
@@ -32,18 +33,33 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EventsStub:
+    """Publish needs the gRPC metadata "containerd-namespace"."""
+
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EventsAsyncStub: ...
+    Publish: _grpc.UnaryUnaryMultiCallable[_containerd_events_pb2.PublishRequest, _empty_pb2.Empty]
     Subscribe: _grpc.UnaryStreamMultiCallable[_containerd_events_pb2.SubscribeRequest, _containerd_events_pb2.Envelope]
 
 @_typing.type_check_only
 class EventsAsyncStub(EventsStub):
+    """Publish needs the gRPC metadata "containerd-namespace"."""
+
     def __init__(self, channel: _aio.Channel) -> None: ...
+    Publish: _aio.UnaryUnaryMultiCallable[_containerd_events_pb2.PublishRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     Subscribe: _aio.UnaryStreamMultiCallable[_containerd_events_pb2.SubscribeRequest, _containerd_events_pb2.Envelope]  # type: ignore[assignment]
 
 class EventsServicer(metaclass=_abc_1.ABCMeta):
+    """Publish needs the gRPC metadata "containerd-namespace"."""
+
+    @_abc_1.abstractmethod
+    def Publish(
+        self,
+        request: _containerd_events_pb2.PublishRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]: ...
+
     @_abc_1.abstractmethod
     def Subscribe(
         self,

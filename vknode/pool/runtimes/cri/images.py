@@ -1,0 +1,210 @@
+"""Image references and credentials (pure), and images that are made sure to be there.
+
+A pull is shared: whoever asks for the same image with the same credentials while it
+is under way waits for that one; it is given up only when nobody waits any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import re
+from collections.abc import Sequence
+
+from vknode.pool.runtimes.cri.client import CriClient, NotFound
+from vknode.pool.runtimes.cri.wire import cri_pb2
+from vknode.pool.runtimes.facts import Failure, Image
+from vknode.pool.v1 import spec_pb2
+
+_DEFAULT_DOMAIN = "docker.io"
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)*[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+_DOMAIN = re.compile(rf"(?:{_HOST}|\[[a-fA-F0-9:]+\])(?::[0-9]+)?")
+_PATH = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_DIGEST = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}")
+
+
+def normalize(reference: str) -> str:
+    """The full reference: default registry, "library/" and ":latest" filled in.
+
+    Raises Failure("InvalidImageName"). The grammar is the one of
+    github.com/distribution/reference.
+    """
+
+    def invalid(why: str) -> Failure:
+        return Failure(
+            "InvalidImageName",
+            f'Failed to apply default image tag "{reference}": couldn\'t parse image name '
+            f'"{reference}": {why}',
+            retryable=False,
+        )
+
+    if not reference or reference != reference.strip():
+        raise invalid("invalid reference format")
+    name, at, digest = reference.partition("@")
+    if at and not _DIGEST.fullmatch(digest):
+        raise invalid("invalid reference format: bad digest")
+    head, colon, tag = name.rpartition(":")
+    if colon and "/" not in tag:
+        name = head
+        if not _TAG.fullmatch(tag):
+            raise invalid("invalid reference format: bad tag")
+    else:
+        tag = ""
+    domain, slash, path = name.partition("/")
+    if not slash or not ("." in domain or ":" in domain or domain == "localhost"):
+        domain, path = _DEFAULT_DOMAIN, name
+    if domain == "index.docker.io":
+        domain = _DEFAULT_DOMAIN
+    if domain == _DEFAULT_DOMAIN and "/" not in path:
+        path = f"library/{path}"
+    if path != path.lower():
+        raise invalid("invalid reference format: repository name must be lowercase")
+    if not _DOMAIN.fullmatch(domain) or not _PATH.fullmatch(path) or len(path) > 255:
+        raise invalid("invalid reference format")
+    if not tag and not at:
+        tag = "latest"
+    return f"{domain}/{path}" + (f":{tag}" if tag else "") + (f"@{digest}" if at else "")
+
+
+def matching(
+    reference: str, credentials: Sequence[spec_pb2.RegistryCredential]
+) -> list[spec_pb2.RegistryCredential]:
+    """Those that fit a normalized reference, the most specific registry first."""
+    repository = _repository(reference)
+    host, _, path = repository.partition("/")
+    found: list[tuple[str, spec_pb2.RegistryCredential]] = []
+    for credential in credentials:
+        registry = re.sub(r"^https?://", "", credential.registry).rstrip("/")
+        registry = re.sub(r"/v[12]$", "", registry)
+        want_host, _, want_path = registry.partition("/")
+        if want_host in ("index.docker.io", "registry-1.docker.io"):
+            want_host = _DEFAULT_DOMAIN
+        parts, wanted = host.split("."), want_host.split(".")
+        fits = len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
+        if fits and (not want_path or path == want_path or path.startswith(f"{want_path}/")):
+            found.append((registry, credential))
+    found.sort(key=lambda item: item[0], reverse=True)
+    return [credential for _, credential in found]
+
+
+def _repository(reference: str) -> str:
+    name = reference.partition("@")[0]
+    head, colon, tag = name.rpartition(":")
+    return head if colon and "/" not in tag else name
+
+
+def from_cri(reference: str, image: cri_pb2.Image, *, pulled: bool) -> Image:
+    """The pool's view of an image the runtime has."""
+    repository = _repository(reference)
+    digests = [d for d in image.repo_digests if d.partition("@")[0] == repository]
+    return Image(
+        reference=reference,
+        id=(digests or list(image.repo_digests) or [image.id])[0],
+        uid=image.uid.value if image.HasField("uid") else None,
+        username=image.username,
+        pulled=pulled,
+        size=image.size,
+    )
+
+
+class Images:
+    """Makes sure that images are there. One for all sandboxes of a runtime."""
+
+    def __init__(self, client: CriClient) -> None:
+        self._client = client
+        self._pulls: dict[tuple[str, bytes], _SharedPull] = {}
+
+    async def ensure(
+        self,
+        reference: str,
+        policy: spec_pb2.ImagePullPolicy.ValueType,
+        credentials: Sequence[spec_pb2.RegistryCredential],
+    ) -> Image:
+        """Raises Failure as `Runtime.ensure_image` tells."""
+        full = normalize(reference)
+        if policy != spec_pb2.IMAGE_PULL_POLICY_ALWAYS:
+            present = await self.status(full)
+            if present is not None:
+                return from_cri(full, present, pulled=False)
+            if policy == spec_pb2.IMAGE_PULL_POLICY_NEVER:
+                raise Failure(
+                    "ErrImageNeverPull",
+                    f'Container image "{reference}" is not present with pull policy of Never',
+                )
+        return await self._pull_shared(full, matching(full, credentials))
+
+    async def status(self, reference: str) -> cri_pb2.Image | None:
+        """What the runtime has under this reference or ID."""
+        request = cri_pb2.ImageStatusRequest(image=cri_pb2.ImageSpec(image=reference))
+        try:
+            answer = await self._client.call(
+                "ImageInspectError", self._client.image.ImageStatus(request, timeout=30)
+            )
+        except NotFound:
+            return None
+        return answer.image if answer.HasField("image") and answer.image.id else None
+
+    async def _pull_shared(
+        self, reference: str, credentials: list[spec_pb2.RegistryCredential]
+    ) -> Image:
+        key = (reference, b"\0".join(c.SerializeToString(deterministic=True) for c in credentials))
+        pull = self._pulls.get(key)
+        if pull is None:
+            task = asyncio.ensure_future(self._pull(reference, credentials))
+            pull = self._pulls[key] = _SharedPull(task)
+            task.add_done_callback(lambda _: self._forget(key, task))
+        pull.waiters += 1
+        try:
+            return await asyncio.shield(pull.task)
+        finally:
+            pull.waiters -= 1
+            if pull.waiters == 0 and not pull.task.done():
+                self._forget(key, pull.task)
+                pull.task.cancel()
+
+    def _forget(self, key: tuple[str, bytes], task: asyncio.Future[Image]) -> None:
+        current = self._pulls.get(key)
+        if current is not None and current.task is task:
+            del self._pulls[key]
+
+    async def _pull(self, reference: str, credentials: list[spec_pb2.RegistryCredential]) -> Image:
+        spec = cri_pb2.ImageSpec(image=reference, user_specified_image=reference)
+        errors: list[Failure] = []
+        attempts: list[spec_pb2.RegistryCredential | None] = [*credentials]
+        for credential in attempts or [None]:
+            request = cri_pb2.PullImageRequest(image=spec)
+            if credential is not None:
+                request.auth.CopyFrom(
+                    cri_pb2.AuthConfig(
+                        username=credential.username,
+                        password=credential.password,
+                        identity_token=credential.identity_token,
+                        registry_token=credential.registry_token,
+                    )
+                )
+            try:
+                answer = await self._client.call(
+                    "ErrImagePull", self._client.image.PullImage(request)
+                )
+            except NotFound as error:
+                errors.append(Failure("ErrImagePull", str(error)))
+            except Failure as error:
+                if error.reason != "ErrImagePull":
+                    raise
+                errors.append(error)
+            else:
+                present = await self.status(answer.image_ref or reference)
+                if present is None:
+                    raise Failure("ErrImagePull", f"{reference} vanished right after its pull")
+                return from_cri(reference, present, pulled=True)
+        raise errors[-1]
+
+
+class _SharedPull:
+    __slots__ = ("task", "waiters")
+
+    def __init__(self, task: asyncio.Future[Image]) -> None:
+        self.task = task
+        self.waiters = 0

@@ -1,0 +1,160 @@
+"""Log files on disk: where to start, how to go on when more is written or rotated."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from vknode.pool.runtimes.base import Failure, LogOptions
+from vknode.pool.runtimes.cri.inotify import Inotify
+from vknode.pool.runtimes.cri.logformat import (
+    LogDecoder,
+    count_lines,
+    ends_open,
+    first_time,
+    tail_start,
+)
+
+_BLOCK = 64 * 1024
+_PIECE = 64 * 1024
+# A search by time stops where the rest is quick to read anyway.
+_SEARCH_UNTIL = 4 * _BLOCK
+
+
+async def read_log(
+    path: Path, options: LogOptions, ended: asyncio.Event, inotify: Inotify
+) -> AsyncIterator[bytes]:
+    """Pieces of at most 64 KiB, as `Runtime.logs` tells. Raises Failure("LogMissing")."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise Failure("LogMissing", "there is no log of this container any more") from None
+    with contextlib.ExitStack() as stack:
+        opened = [file]
+        stack.callback(lambda: os.close(opened[0]))
+        decoder = LogDecoder(options)
+        if options.tail_lines is not None:
+            os.lseek(file, _tail_offset(file, options.tail_lines), os.SEEK_SET)
+        elif options.since is not None:
+            os.lseek(file, _since_offset(file, options.since), os.SEEK_SET)
+        changed = None
+        while not decoder.done:
+            # Looked at before the read: what was written before the end is then read.
+            over = ended.is_set() or not options.follow
+            data = os.read(opened[0], _BLOCK)
+            if data:
+                text = decoder.feed(data)
+                for start in range(0, len(text), _PIECE):
+                    yield text[start : start + _PIECE]
+                await asyncio.sleep(0)
+                continue
+            if _rotated(opened, path):
+                continue
+            if over:
+                break
+            if changed is None:
+                # Watch first, then read once more: nothing falls between the two.
+                try:
+                    changed = stack.enter_context(inotify.watch(path.parent))
+                except OSError as error:
+                    raise Failure("LogWatch", f"cannot follow the log: {error.strerror}") from None
+                continue
+            await _first_of(changed, ended)
+            changed.clear()
+        rest = decoder.finish()
+        if rest:
+            yield rest
+
+
+def _rotated(opened: list[int], path: Path) -> bool:
+    """Goes on with the new file, or at the start of a truncated one."""
+    old = os.fstat(opened[0])
+    try:
+        new = path.stat()
+    except FileNotFoundError:
+        return False
+    if (new.st_dev, new.st_ino) != (old.st_dev, old.st_ino):
+        try:
+            fresh = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        os.close(opened[0])
+        opened[0] = fresh
+        return True
+    if old.st_size < os.lseek(opened[0], 0, os.SEEK_CUR):
+        os.lseek(opened[0], 0, os.SEEK_SET)
+        return True
+    return False
+
+
+async def _first_of(one: asyncio.Event, other: asyncio.Event) -> None:
+    waits = [asyncio.ensure_future(event.wait()) for event in (one, other)]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+
+
+def _tail_offset(file: int, lines: int) -> int:
+    """Where the last `lines` lines start, found by blocks from the end."""
+    size = os.fstat(file).st_size
+    # A line that the runtime is just writing is shown too, but not counted.
+    end = size
+    while end > 0:
+        start = max(0, end - _BLOCK)
+        newline = os.pread(file, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            end = start + newline + 1
+            break
+        end = start
+    if lines <= 0:
+        return end
+    # `below` are whole lines from `position` to `end`, fewer than asked for.
+    position, left, carry = end, lines, b""
+    while position > 0:
+        start = max(0, position - _BLOCK)
+        block = os.pread(file, position - start, start) + carry
+        whole = 0 if start == 0 else block.find(b"\n") + 1
+        carry, body = block[:whole], block[whole:]
+        if position == end and ends_open(body):
+            left -= 1
+        there = count_lines(body)
+        if there > left:
+            return start + whole + tail_start(body, left)
+        left -= there
+        position = start
+    return 0
+
+
+def _since_offset(file: int, since: int) -> int:
+    """An offset before the first line at `since`, close to it; times in a file rise."""
+    low, high = 0, os.fstat(file).st_size
+    while high - low > _SEARCH_UNTIL:
+        middle = (low + high) // 2
+        time = first_time(os.pread(file, _BLOCK, middle))
+        if time is not None and time < since:
+            low = middle
+        else:
+            high = middle
+    if low == 0:
+        return 0
+    return low + os.pread(file, _BLOCK, low).find(b"\n") + 1
+
+
+def tail_text(path: Path, lines: int, limit: int) -> str:
+    """The end of a log: at most so many lines, of these at most the last bytes."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        start = max(_tail_offset(file, lines), os.fstat(file).st_size - limit * 16)
+        decoder = LogDecoder(LogOptions())
+        text = decoder.feed(os.pread(file, limit * 16 + _BLOCK, start)) + decoder.finish()
+    finally:
+        os.close(file)
+    return text[-limit:].decode(errors="replace")

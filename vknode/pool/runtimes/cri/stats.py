@@ -1,0 +1,73 @@
+"""CRI's statistics as the pool's. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from vknode.pool.runtimes.cri import layout
+from vknode.pool.runtimes.cri.wire import cri_pb2
+from vknode.pool.v1 import stats_pb2
+
+
+def usage(cpu: cri_pb2.CpuUsage, memory: cri_pb2.MemoryUsage) -> stats_pb2.Usage:
+    result = stats_pb2.Usage(
+        cpu_nanoseconds=cpu.usage_core_nano_seconds.value,
+        memory_working_set_bytes=memory.working_set_bytes.value,
+    )
+    result.at.FromNanoseconds(cpu.timestamp or memory.timestamp)
+    for name, source in (
+        ("memory_usage_bytes", "usage_bytes"),
+        ("memory_rss_bytes", "rss_bytes"),
+        ("page_faults", "page_faults"),
+        ("major_page_faults", "major_page_faults"),
+    ):
+        if memory.HasField(source):  # type: ignore[arg-type]  # a field name by variable
+            setattr(result, name, getattr(memory, source).value)
+    return result
+
+
+def sandbox_stats(
+    containers: Iterable[cri_pb2.ContainerStats],
+    sandboxes: Mapping[str, cri_pb2.PodSandboxStats],
+    started_at: Mapping[str, int],
+    log_bytes: Mapping[str, int],
+) -> list[stats_pb2.SandboxStats]:
+    """One entry a UID. `sandboxes` by UID (empty where the runtime has none), start
+    times in ns and log sizes by container ID."""
+    found: dict[str, stats_pb2.SandboxStats] = {}
+    for item in containers:
+        labels = item.attributes.labels
+        uid = labels[layout.POD_UID]
+        entry = found.get(uid)
+        if entry is None:
+            entry = found[uid] = stats_pb2.SandboxStats(
+                uid=uid,
+                namespace=labels.get(layout.POD_NAMESPACE, ""),
+                name=labels.get(layout.POD_NAME, ""),
+                cell=labels.get(layout.CELL, ""),
+            )
+            _add_sandbox(entry, sandboxes.get(uid))
+        container = entry.containers.add(name=labels.get(layout.CONTAINER_NAME, ""))
+        container.usage.CopyFrom(usage(item.cpu, item.memory))
+        if item.writable_layer.HasField("used_bytes"):
+            container.root_filesystem_bytes = item.writable_layer.used_bytes.value
+        container_id = item.attributes.id
+        if started_at.get(container_id):
+            container.started_at.FromNanoseconds(started_at[container_id])
+        if container_id in log_bytes:
+            container.logs_bytes = log_bytes[container_id]
+    return list(found.values())
+
+
+def _add_sandbox(entry: stats_pb2.SandboxStats, stats: cri_pb2.PodSandboxStats | None) -> None:
+    if stats is None or not stats.HasField("linux"):
+        return
+    linux = stats.linux
+    if linux.HasField("cpu"):
+        entry.usage.CopyFrom(usage(linux.cpu, linux.memory))
+        if linux.process.HasField("process_count"):
+            entry.usage.processes = linux.process.process_count.value
+    if linux.network.HasField("default_interface"):
+        interface = linux.network.default_interface
+        entry.network_receive_bytes = interface.rx_bytes.value
+        entry.network_transmit_bytes = interface.tx_bytes.value
