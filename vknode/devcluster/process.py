@@ -120,6 +120,8 @@ class Child:
         """Start it. Raises ChildFailed if it cannot be executed at all."""
         if self.state in (State.RUNNING, State.STOPPING):
             raise RuntimeError(f"{self.name} is already running")
+        if shutil.which(self.argv[0]) is None:
+            raise ChildFailed(f"cannot start {self.name}: {self.argv[0]} is no program")
         self.log.parent.mkdir(parents=True, exist_ok=True)
         # setpriv (util-linux) rather than preexec_fn: running Python between fork and
         # exec is unsafe in a process with threads. It execs, so the pid is the child's.

@@ -149,9 +149,9 @@ class StateDir:
                 f"{socket - LONGEST_SOCKET} bytes: {self.path}; choose a shorter --state-dir"
             )
         try:
+            # A folder that was there keeps its mode: what is secret lies in `run`, which
+            # is made 0700, and in files of mode 0600.
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # It holds keys to the cluster: nobody else may look in.
-            self.path.chmod(0o700)
             free = shutil.disk_usage(self.path).free
         except OSError as problem:
             raise StateUnusable(

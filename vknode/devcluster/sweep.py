@@ -26,6 +26,7 @@ from vknode.devcluster.state import Process, RunRecord, ZoneRecord, boot_id
 
 #: Seconds that killed processes and their namespaces get to be gone.
 PATIENCE = 10.0
+SHIM = "shim"
 #: libcni keeps results here whatever the CNI folders are.
 CNI_RESULTS = Path("/var/lib/cni/results")
 CGROUPS = Path("/sys/fs/cgroup")
@@ -74,7 +75,10 @@ def sweep_zone(zone: ZoneRecord) -> list[str]:
     deadline = time.monotonic() + PATIENCE
     # A shim that was just starting may show up late: until a look finds none.
     while found := zone_processes(places):
-        left = end_processes(found)
+        # Containers first: their shims reap them. Killed together, a sandbox's PID
+        # namespace would stay until process 1 comes round to reaping its members.
+        left = end_processes(one for one in found if one.name != SHIM)
+        left += end_processes(one for one in found if one.name == SHIM)
         if time.monotonic() > deadline:
             break
     left += unmount_below(Path(zone.folder))
@@ -111,7 +115,7 @@ def zone_processes(places: Places) -> list[Process]:
         queue += children.get(pid, [])
         started = process_start_time(pid)
         if started is not None:
-            found.append(Process("shim" if pid in shims else "container", pid, started))
+            found.append(Process(SHIM if pid in shims else "container", pid, started))
     return found
 
 
