@@ -60,7 +60,7 @@ def authority(tmp_path: Path) -> Authority:
 async def served(tmp_path: Path, authority: Authority) -> AsyncIterator[Served]:
     backend = LocalBackend(tmp_path / "rootfs")
     backend.root.mkdir()
-    api = KubeletApi(backend, make_settings(authority, ping_interval=0.2))
+    api = KubeletApi(backend, make_settings(authority, ping_interval=0.2, max_streams=4))
     port = await api.start()
     client = authority.issue("client", API_SERVER)
     connector = aiohttp.TCPConnector(ssl=client_context(authority, client))

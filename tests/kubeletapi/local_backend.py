@@ -42,7 +42,7 @@ class LocalBackend:
     asked: list[LogOptions] = field(default_factory=list)
     logs_closed: asyncio.Event = field(default_factory=asyncio.Event)
     sessions: list["LocalSession"] = field(default_factory=list)
-    exec_error: BackendError | None = None
+    exec_error: Exception | None = None
 
     def add(
         self, name: str, *containers: ContainerView, namespace: str = "default", uid: str = "u-1"

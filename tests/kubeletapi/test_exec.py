@@ -297,6 +297,27 @@ async def test_a_pool_that_is_away(served: Served) -> None:
     assert outcome.message.endswith("pool az1 is unavailable")
 
 
+async def test_a_fault_of_the_backend_is_told_without_its_details(served: Served) -> None:
+    served.backend.exec_error = ZeroDivisionError("secret detail")
+    seen = await run(served, "true")
+    outcome = seen.outcome()
+    assert isinstance(outcome, Failed)
+    assert outcome.message == "Internal error occurred: the node's agent failed, see its log"
+    assert seen.close_code == 1011
+
+
+async def test_too_many_sessions(served: Served) -> None:
+    clients = [await connect(served, query("cat", flags="input output")) for _ in range(4)]
+    for client in clients:
+        await client.read()
+    path = EXEC + "?command=x&output=1"
+    status, text = await refused(served, path)
+    assert (status, text) == (429, "maximum number of in-flight requests exceeded")
+    await clients[0].close_stdin()
+    await clients[0].finish()
+    assert (await run(served, "true")).outcome() == Exited(0)
+
+
 async def test_a_broken_frame_ends_the_session(served: Served) -> None:
     client = await connect(served, query("sleep", "600", flags="input output"))
     await client.socket.send_bytes(b"\xff\x00\x00")

@@ -108,15 +108,7 @@ SessionEvent = Stdout | Stderr | Exit
 
 
 class BackendError(Exception):
-    """The backend cannot do what was asked. The text is shown to the user as it is.
-
-    `status` is the HTTP status where one can still be sent: 404 if the container is gone, 429
-    if too much is asked at once, else 500.
-    """
-
-    def __init__(self, message: str, *, status: int = 500) -> None:
-        super().__init__(message)
-        self.status = status
+    """The backend cannot do what was asked. The text is shown to the user as it is."""
 
 
 class ExecSession(Protocol):

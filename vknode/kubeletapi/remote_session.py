@@ -15,6 +15,7 @@ other back and nothing piles up:
   client closes or is gone              both tasks cancelled, session left, nothing more said
   client breaks the framing             the same, close 1002 (a message too large: 1009)
   the server stops                      Status InternalError, close 1001
+  the backend has a fault               Status InternalError, close 1011
 
 A third task pings the client. Its answers are of no interest: while input waits for a command
 that does not read, nothing is read from the socket, and only writing tells that nobody is there.
@@ -94,6 +95,12 @@ async def serve_session(
             outcome = await streams.run(session.run(opening), lambda: session.leaving)
         except ServerStopping:
             outcome, code = Failed(STOPPING), WSCloseCode.GOING_AWAY
+        except (_ClientGone, ConnectionResetError):
+            raise
+        except Exception:  # a fault of our own: the client must not hang or see a bare 1006
+            _log.exception("exec_session_failed", **dict(request.match_info))
+            outcome = Failed("the node's agent failed, see its log")
+            code = WSCloseCode.INTERNAL_ERROR
         await session.tell(outcome)
         await socket.close(code=code)
     except (_ClientGone, ConnectionResetError) as error:

@@ -26,9 +26,10 @@ A stream is in one of these states; the two directions close apart from each oth
 
 The connection is open, then `draining` after a GOAWAY in either direction (no new streams; the
 old ones live on), then closed by `ConnectionClosed`, always the last event. moby/spdystream stops
-reading once it has *received* a GOAWAY, so send ours only when nothing more is to be said; and
-it often does not FIN the error stream of an exec but sends GOAWAY, so a client must take GOAWAY
-(or end of file) after the status as the end of every stream.
+reading once it has *received* a GOAWAY, so send ours only when nothing more is to be said. At
+the end of an exec containerd writes the status, resets (CANCEL) the error stream and whatever
+else is open, and sends GOAWAY: a client must take a reset or GOAWAY after the status, or the end
+of file, as the end of every stream.
 """
 
 from collections.abc import Mapping
