@@ -90,6 +90,10 @@ def test_everything_given(tmp_path: Path) -> None:
     assert config.metrics_listen == "[::1]:9090"
 
 
+def test_metrics_can_be_switched_off(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, metrics={"listen": ""})).metrics_listen == ""
+
+
 def pool(**keys: Any) -> list[dict[str, Any]]:
     return [{**POOL, **keys}]
 

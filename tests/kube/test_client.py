@@ -37,12 +37,12 @@ async def test_get_returns_the_bytes_and_carries_the_token() -> None:
         assert server.seen[0].query == {"limit": "5"}
 
 
-async def test_impersonation_acts_as_the_node_in_both_groups() -> None:
+async def test_impersonation_acts_as_the_node() -> None:
     async with scripted() as (server, client):
         server.script = [body(200, {})]
         await client.get("/api/v1/namespaces/a/secrets/b", impersonate="cell-1")
         assert server.seen[0].headers["Impersonate-User"] == "system:node:cell-1"
-        assert server.seen[0].groups == ["system:nodes", "system:authenticated"]
+        assert server.seen[0].groups == ["system:nodes"]
 
 
 async def test_429_waits_as_long_as_the_server_says_even_for_post() -> None:

@@ -238,6 +238,20 @@ async def test_a_silent_connection_is_given_up_and_resumed() -> None:
             await world.until("A")
 
 
+async def test_silence_twice_in_a_row_ends_in_a_relist() -> None:
+    async with ScriptedServer() as server:
+        server.script = [
+            page([], 1000),
+            watch(hold=5.0),
+            watch(hold=5.0),
+            page([pod("a", "A", 3)], 9),
+        ]
+        world = World()
+        async with reflecting(server, world, read_timeout=0.2) as reflector:
+            await world.until("A")
+            assert reflector.stats.relists == 1
+
+
 async def test_a_strange_object_stops_nobody_else_and_does_not_look_deleted() -> None:
     strange = {"metadata": {"name": "s", "namespace": "default", "labels": 7}}
     async with ScriptedServer() as server:

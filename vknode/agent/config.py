@@ -327,8 +327,9 @@ def _deletion(reader: Reader) -> DeletionConfig:
 
 def _metrics(reader: Reader) -> str:
     listen = reader.text("listen", "127.0.0.1:0")
-    problem = host_port_problem(listen)
-    if problem:
+    if reader.is_empty("listen"):
+        listen = ""
+    elif problem := host_port_problem(listen):
         reader.problem("listen", f"{listen!r} {problem}", "write HOST:PORT")
     reader.finish()
     return listen

@@ -121,6 +121,10 @@ class Reader:
     def has(self, key: str) -> bool:
         return self._values.get(key) is not None
 
+    def is_empty(self, key: str) -> bool:
+        """Whether the key is there with an empty text (not: left out)."""
+        return self._values.get(key) == ""
+
     def _take(self, key: str) -> Any:
         self._asked.append(key)
         return self._values.get(key)

@@ -13,6 +13,8 @@ held        PUT (resourceVersion)            200 → held; 404, 409 → unknown,
 either      any other failure                same state, after back-off (at most 7 s)
 ==========  ===============================  ============================================
 
+(A Lease that somebody deleted needs no state: the API server creates Leases on PUT.)
+
 A Lease stands for the agent's life, not the pool's: a kubelet whose container runtime is dead
 goes on renewing and says Ready=False. We do the same for a pool that is unreachable or a cell
 that is unhealthy. Were the renewals stopped instead, the node lifecycle controller would take

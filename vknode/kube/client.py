@@ -301,9 +301,8 @@ class KubeClient:
             headers["Content-Type"] = content_type
         if impersonate is not None:
             headers["Impersonate-User"] = f"system:node:{impersonate}"
-            headers.add("Impersonate-Group", "system:nodes")
-            # The server adds this group to real credentials, not to impersonated ones.
-            headers.add("Impersonate-Group", "system:authenticated")
+            # The server adds system:authenticated itself; to send it would need a right of its own.
+            headers["Impersonate-Group"] = "system:nodes"
         url = f"{connection.server}{path}"
         if query:
             url = f"{url}?{urlencode(query)}"

@@ -16,7 +16,8 @@ watching   one GET with bookmarks, random              ends or breaks → watchi
            timeoutSeconds; each event moves the        the last resourceVersion (waits first
            resourceVersion                             if it was short or an error);
                                                        410 (status or ERROR) → listing;
-                                                       3 refusals in a row → listing
+                                                       3 refusals or 2 silences in a row →
+                                                       listing
 waiting    back-off with jitter, at least Retry-After  the delay is over
 =========  ==========================================  =====================================
 
@@ -27,8 +28,10 @@ Protocol facts, from client-go's reflector and the API concepts page of Kubernet
 * An ERROR event carries a metav1.Status. 410 means the resourceVersion left the watch cache.
 * BOOKMARK carries only metadata.resourceVersion; it comes about once a minute, so silence of
   `read_timeout` means a dead peer.
-* After etcd was restored from a backup the server refuses our (future) resourceVersion with
-  504 "Too large resource version" for ever: hence the relist after three refusals.
+* After etcd was restored from a backup our resourceVersion lies in the future. The server may
+  refuse it with 504 "Too large resource version" for ever, hence the relist after three refusals;
+  or (seen with 1.37.2) accept the watch and send nothing at all, not even bookmarks, hence the
+  relist after two watches that stayed silent for `read_timeout`.
 
 A name that comes back with another UID is reported as a delete of the old and then the new.
 """
@@ -67,6 +70,7 @@ PAGE_SIZE = 500
 FREEZE_FROM_ITEMS = 1000
 SHORT_WATCH_SECONDS = 1.0
 REFUSALS_BEFORE_RELIST = 3
+SILENCES_BEFORE_RELIST = 2
 
 
 class HasMeta(Protocol):
@@ -279,9 +283,11 @@ class Reflector(Generic[T]):
     async def _watch_until_expired(self, backoff: Backoff) -> NoReturn:
         """Watches again and again from where the last watch stopped. Raises `_Expired`."""
         refusals = 0
+        silences = 0
         while True:
             started = time.monotonic()
             before = self._resource_version
+            heard = self.stats.events + self.stats.bookmarks
             at_least: float | None = None
             try:
                 await self._watch()
@@ -304,6 +310,12 @@ class Reflector(Generic[T]):
                 problem = str(error)
             except (Unreachable, aiohttp.ClientError, OSError, LineTooLong) as error:
                 problem = str(error) or type(error).__name__
+                if isinstance(error, aiohttp.SocketTimeoutError):
+                    silences += 1
+            if self.stats.events + self.stats.bookmarks != heard:
+                silences = 0
+            if silences >= SILENCES_BEFORE_RELIST:
+                raise _Expired(f"{silences} watches in a row stayed silent")
             moved = self._resource_version != before
             lasted = time.monotonic() - started
             if moved:

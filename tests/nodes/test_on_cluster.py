@@ -1,0 +1,424 @@
+"""The node side against a real API server and node lifecycle controller."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.conftest import ControlPlaneHandle
+from tests.nodes.cells import HandLink, cell
+from vknode.agent.config import AgentConfig, LeaseConfig, PoolConfig
+from vknode.agent.events import NORMAL, EventRecorder, ObjectRef
+from vknode.agent.leases import LeaseKeeper
+from vknode.agent.nodes import NodeController, NodeNameConflict
+from vknode.devcluster.identity import grant
+from vknode.kube.client import KubeClient
+from vknode.kube.connection import connect
+from vknode.kube.errors import ApiError
+from vknode.pool.v1 import cell_pb2
+
+pytestmark = pytest.mark.cluster
+
+
+@dataclass
+class Side:
+    """A node side that runs, and a client of its own to look at the result."""
+
+    client: KubeClient
+    nodes: NodeController
+    leases: LeaseKeeper
+    links: dict[str, HandLink]
+    task: asyncio.Task[None]
+    look: KubeClient
+    expect_end: bool = False
+
+    async def node(self, name: str) -> dict[str, Any] | None:
+        try:
+            found: dict[str, Any] = json.loads(await self.look.get(f"/api/v1/nodes/{name}"))
+        except ApiError as error:
+            if error.is_not_found:
+                return None
+            raise
+        return found
+
+    async def ready(self, name: str) -> tuple[str, str]:
+        node = await self.node(name)
+        for condition in (node or {}).get("status", {}).get("conditions", []):
+            if condition["type"] == "Ready":
+                return condition["status"], condition["reason"]
+        return "", ""
+
+    async def until(self, what: Callable[[], Awaitable[bool]], seconds: float = 20) -> None:
+        async with asyncio.timeout(seconds):
+            while not await what():
+                if self.task.done():
+                    self.task.result()
+                await asyncio.sleep(0.05)
+
+    async def until_ready(self, name: str, status: str, reason: str) -> None:
+        async def so() -> bool:
+            return await self.ready(name) == (status, reason)
+
+        await self.until(so)
+
+
+@asynccontextmanager
+async def node_side(
+    control_plane: ControlPlaneHandle,
+    agent: str,
+    *pools: str,
+    unreachable_after: float = 1.0,
+    gone_after: float = 300.0,
+    renew: float = 10.0,
+) -> AsyncIterator[Side]:
+    config = AgentConfig(
+        file=Path("test.yaml"),
+        name=agent,
+        pools=tuple(PoolConfig(pool, f"unix:/{pool}") for pool in pools),
+        lease=LeaseConfig(40, renew),
+        pool_unreachable_after=unreachable_after,
+        cell_gone_after=gone_after,
+    )
+    with TemporaryDirectory() as folder:
+        # The agent's real rights, not the administrator's.
+        granted = await grant(
+            control_plane.kubectl,
+            Path(folder) / "agent.kubeconfig",
+            server=control_plane.url,
+            ca_pem=control_plane.ca.read_bytes(),
+            nodes=[],
+        )
+        connection = await connect(granted)
+    looking = await connect(control_plane.kubeconfig)
+    client = KubeClient(connection)
+    links = {pool: HandLink(pool) for pool in pools}
+    leases = LeaseKeeper(client, duration=40, renew=renew)
+    events = EventRecorder(client)
+    nodes = NodeController(client, config, list(links.values()), leases, events=events)
+
+    async def run() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(nodes.run())
+            group.create_task(leases.run())
+            group.create_task(events.run())
+
+    task = asyncio.create_task(run())
+    try:
+        side = Side(client, nodes, leases, links, task, KubeClient(looking))
+        yield side
+        if task.done() and not side.expect_end:
+            task.result()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await connection.close()
+        await looking.close()
+
+
+@pytest.fixture
+async def agent(control_plane: ControlPlaneHandle) -> AsyncIterator[str]:
+    """An agent's name of the test's own; its Nodes are deleted afterwards."""
+    name = f"t{uuid4().hex[:8]}"
+    yield name
+    connection = await connect(control_plane.kubeconfig)
+    try:
+        client = KubeClient(connection)
+        await client.request(
+            "DELETE", "/api/v1/nodes", query={"labelSelector": f"vknode.dev/managed-by={name}"}
+        )
+    finally:
+        await connection.close()
+
+
+async def test_200_cells_become_ready_nodes_with_few_requests(
+    control_plane: ControlPlaneHandle, agent: str
+) -> None:
+    cells = [cell(f"{agent}-{i}", zone=f"z{i % 3}") for i in range(200)]
+    async with node_side(control_plane, agent, "az1") as side:
+        side.links["az1"].announce(*cells)
+        await asyncio.wait_for(side.nodes.wait_registered(), 60)
+
+        async def leased() -> bool:
+            return side.leases.stats.creates == 200
+
+        await side.until(leased)
+        listed = json.loads(
+            await side.look.get(
+                "/api/v1/nodes", query={"labelSelector": f"vknode.dev/managed-by={agent}"}
+            )
+        )["items"]
+        assert len(listed) == 200
+        node = listed[0]
+        assert node["spec"]["providerID"].startswith("vknode://az1/")
+        assert node["status"]["declaredFeatures"] == ["ExtendWebSocketsToKubelet"]
+        # One POST a Node and one a Lease; the list and the watch; nothing is written twice.
+        requests = side.client.stats.requests
+        assert requests["POST"] <= 400 + 5  # and some events
+        assert requests.get("PATCH", 0) == 0
+        assert requests["GET"] <= 4
+        lease = json.loads(
+            await side.look.get(
+                f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{agent}-7"
+            )
+        )
+        assert lease["spec"]["holderIdentity"] == f"{agent}-7"
+        assert lease["spec"]["leaseDurationSeconds"] == 40
+        [owner] = lease["metadata"]["ownerReferences"]
+        there = await side.node(f"{agent}-7")
+        assert there is not None
+        assert (owner["kind"], owner["uid"]) == ("Node", there["metadata"]["uid"])
+        assert len(asyncio.all_tasks()) < 40  # no task a node
+
+
+async def test_leases_are_renewed_and_survive_deletion_and_foreign_edits(
+    control_plane: ControlPlaneHandle, agent: str
+) -> None:
+    async with node_side(control_plane, agent, "az1", renew=0.4) as side:
+        side.links["az1"].announce(cell(agent))
+        path = f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{agent}"
+
+        async def renewals(count: int) -> None:
+            async def so() -> bool:
+                return side.leases.stats.renewals >= count
+
+            await side.until(so)
+
+        await renewals(3)
+        await side.look.patch(path, b'{"metadata":{"labels":{"a":"b"}}}')
+        await renewals(side.leases.stats.renewals + 3)
+        lease = json.loads(await side.look.get(path))
+        assert lease["metadata"]["labels"] == {"a": "b"}
+        await side.look.delete(path)
+
+        async def back() -> bool:
+            try:
+                again = json.loads(await side.look.get(path))
+            except ApiError:
+                return False
+            return bool(again["metadata"]["uid"] != lease["metadata"]["uid"])
+
+        await side.until(back)
+        await renewals(side.leases.stats.renewals + 2)
+        assert side.leases.stats.failures == 0
+        assert side.leases.oldest_renewal_age() < 5
+
+
+async def test_a_deleted_node_comes_back_and_its_lease_follows(
+    control_plane: ControlPlaneHandle, agent: str
+) -> None:
+    async with node_side(control_plane, agent, "az1", renew=0.4) as side:
+        side.links["az1"].announce(cell(agent))
+        await asyncio.wait_for(side.nodes.wait_registered(), 20)
+        before = await side.node(agent)
+        assert before is not None
+        await asyncio.to_thread(control_plane.kubectl, "delete", "node", agent)
+
+        async def back() -> bool:
+            node = await side.node(agent)
+            return node is not None and node["metadata"]["uid"] != before["metadata"]["uid"]
+
+        await side.until(back)
+        assert side.nodes.stats.recreated == 1
+        identity = side.nodes.identity(agent)
+
+        async def lease_follows() -> bool:
+            try:
+                lease = json.loads(
+                    await side.look.get(
+                        f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{agent}"
+                    )
+                )
+            except ApiError:
+                return False
+            return identity is not None and any(
+                o["uid"] == identity.uid for o in lease["metadata"]["ownerReferences"]
+            )
+
+        await side.until(lease_follows)
+
+
+async def test_health_reaches_exactly_its_own_node(
+    control_plane: ControlPlaneHandle, agent: str
+) -> None:
+    a, b = f"{agent}-a", f"{agent}-b"
+    async with node_side(control_plane, agent, "az1", "az2") as side:
+        side.links["az1"].announce(cell(a))
+        side.links["az2"].announce(cell(b))
+        await side.until_ready(a, "True", "KubeletReady")
+        await side.until_ready(b, "True", "KubeletReady")
+        side.links["az1"].announce(
+            cell(a, health=cell_pb2.HEALTH_UNHEALTHY, health_reason="RackPower")
+        )
+        await side.until_ready(a, "False", "RackPower")
+        side.links["az1"].announce(cell(a))
+        await side.until_ready(a, "True", "KubeletReady")
+        side.links["az2"].lose()
+        await side.until_ready(b, "False", "PoolUnreachable")
+        assert (await side.ready(a))[0] == "True"
+        side.links["az2"].announce(cell(b))
+        await side.until_ready(b, "True", "KubeletReady")
+        described = await asyncio.to_thread(control_plane.kubectl, "describe", "node", b)
+        assert "NodeNotReady" in described
+
+
+async def test_a_pools_restart_within_the_limit_writes_nothing(
+    control_plane: ControlPlaneHandle, agent: str
+) -> None:
+    async with node_side(control_plane, agent, "az1", unreachable_after=5.0) as side:
+        side.links["az1"].announce(cell(agent))
+        await side.until_ready(agent, "True", "KubeletReady")
+        before = side.client.stats.requests.get("PATCH", 0)
+        side.links["az1"].lose()
+        await asyncio.sleep(1.0)  # the outage itself
+        side.links["az1"].announce(cell(agent))
+        await asyncio.sleep(0.5)  # long enough for a wrong PATCH
+        assert side.client.stats.requests.get("PATCH", 0) == before
+
+
+async def test_a_new_agent_adopts_and_puts_right_what_happened_meanwhile(
+    control_plane: ControlPlaneHandle, agent: str
+) -> None:
+    async with node_side(control_plane, agent, "az1") as side:
+        side.links["az1"].announce(cell(agent), cell(f"{agent}-2"))
+        await asyncio.wait_for(side.nodes.wait_registered(), 20)
+        uid = (side.nodes.identity(agent) or (0, 0))[1]
+        # as the node lifecycle controller does when leases run out
+        await side.look.patch_status(
+            f"/api/v1/nodes/{agent}",
+            b'{"status":{"conditions":[{"type":"Ready","status":"Unknown",'
+            b'"reason":"NodeStatusUnknown"}]}}',
+        )
+    async with node_side(control_plane, agent, "az1", unreachable_after=1.5) as side:
+
+        async def adopted() -> bool:
+            return side.nodes.node_names == {agent, f"{agent}-2"}
+
+        await side.until(adopted)
+        side.links["az1"].announce(cell(agent), cell(f"{agent}-2"))
+        await side.until_ready(agent, "True", "KubeletReady")
+        identity = side.nodes.identity(agent)
+        assert identity is not None and identity.uid == uid
+        assert side.nodes.stats.created == 0
+    # the pool never answers this one: found Nodes go NotReady after the limit, not before
+    async with node_side(control_plane, agent, "az1", unreachable_after=0.5) as side:
+        await side.until_ready(agent, "False", "PoolUnreachable")
+
+
+async def test_a_foreign_node_of_the_name_is_left_alone_and_said(
+    control_plane: ControlPlaneHandle, agent: str
+) -> None:
+    name = f"{agent}-foreign"
+    async with node_side(control_plane, agent, "az1") as side:
+        await side.look.create(
+            "/api/v1/nodes",
+            json.dumps({"metadata": {"name": name, "labels": {"mine": "yes"}}}).encode(),
+        )
+        try:
+            side.links["az1"].announce(cell(name), cell(f"{agent}-b"))
+            await asyncio.wait_for(side.nodes.wait_registered(), 20)
+            assert "was not made by vknode" in side.nodes.refused[name]
+            assert side.nodes.identity(name) is None
+            assert side.nodes.identity(f"{agent}-b") is not None
+            there = await side.node(name)
+            assert there is not None and "providerID" not in there["spec"]
+        finally:
+            await side.look.delete(f"/api/v1/nodes/{name}")
+
+
+async def test_two_pools_with_the_same_cell_end_the_start_naming_both(
+    control_plane: ControlPlaneHandle, agent: str
+) -> None:
+    async with node_side(control_plane, agent, "az1", "az2", unreachable_after=20) as side:
+        side.links["az1"].announce(cell(agent))
+        side.links["az2"].announce(cell(agent))
+        with pytest.raises(ExceptionGroup) as caught:
+            await asyncio.wait_for(side.task, 20)
+        [conflict] = caught.value.exceptions
+        assert isinstance(conflict, NodeNameConflict)
+        assert "'az1'" in str(conflict) and "'az2'" in str(conflict)
+        side.expect_end = True
+
+
+async def test_a_cell_that_went_is_not_ready_at_once_and_deleted_later(
+    control_plane: ControlPlaneHandle, agent: str
+) -> None:
+    a, b = f"{agent}-a", f"{agent}-b"
+    async with node_side(control_plane, agent, "az1", gone_after=2.0) as side:
+        side.links["az1"].announce(cell(a), cell(b))
+        await side.until_ready(b, "True", "KubeletReady")
+        side.links["az1"].announce(cell(a))
+        await side.until_ready(b, "False", "CellGone")
+
+        async def deleted() -> bool:
+            return await side.node(b) is None
+
+        await side.until(deleted)
+        assert side.nodes.node_names == {a}
+        assert len(side.leases) == 1
+        side.links["az1"].announce(cell(a), cell(b))
+        await side.until_ready(b, "True", "KubeletReady")
+
+
+async def test_drain_and_label_drift(control_plane: ControlPlaneHandle, agent: str) -> None:
+    async with node_side(control_plane, agent, "az1") as side:
+        side.links["az1"].announce(cell(agent, draining=True))
+        await asyncio.wait_for(side.nodes.wait_registered(), 20)
+
+        async def unschedulable(wanted: bool) -> bool:
+            node = await side.node(agent)
+            return node is not None and node["spec"].get("unschedulable", False) is wanted
+
+        await side.until(lambda: unschedulable(True))
+        side.links["az1"].announce(cell(agent))
+        await side.until(lambda: unschedulable(False))
+        await side.look.patch(
+            f"/api/v1/nodes/{agent}",
+            b'{"metadata":{"labels":{"topology.kubernetes.io/zone":"lie"}}}',
+        )
+
+        async def zone_right() -> bool:
+            node = await side.node(agent)
+            labels = node["metadata"]["labels"] if node else {}
+            return labels.get("topology.kubernetes.io/zone") == "az1"
+
+        await side.until(zone_right)
+
+
+async def test_events_are_counted_and_found_by_kubectl(
+    control_plane: ControlPlaneHandle, namespace: str
+) -> None:
+    connection = await connect(control_plane.kubeconfig)
+    recorder = EventRecorder(KubeClient(connection))
+    task = asyncio.create_task(recorder.run())
+    try:
+        ref = ObjectRef("Pod", namespace, "web", "u-1")
+        for _ in range(3):
+            recorder.event(ref, "cell-1", NORMAL, "Pulled", "image is there")
+            assert await recorder.drain(10)
+        listed = json.loads(
+            await recorder._client.get(
+                f"/api/v1/namespaces/{namespace}/events",
+                query={"fieldSelector": "source=kubelet,reason=Pulled"},
+            )
+        )["items"]
+        [event] = listed
+        assert event["count"] == 3
+        assert event["source"] == {"component": "kubelet", "host": "cell-1"}
+        assert event["involvedObject"]["uid"] == "u-1"
+        # a namespace that is not there: dropped, and the recorder goes on
+        recorder.event(ObjectRef("Pod", "no-such", "x", "u"), "n", NORMAL, "R", "m")
+        assert await recorder.drain(10)
+        assert recorder.stats.failed == 1
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await connection.close()
