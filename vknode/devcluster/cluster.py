@@ -92,7 +92,7 @@ class DevCluster:
         self._kubelet_port = kubelet_port
         self._agent_config = agent_config
         self._settings = Settings(apiserver_port=apiserver_port, audit=audit)
-        self._report = report or (lambda text: None)
+        self._report = report or (lambda text: log.info("dev_cluster", said=text))
         self._images = Path()
         self._acquired = False
 
@@ -386,7 +386,6 @@ class DevCluster:
 
     def _crashed(self, crash: Crash) -> None:
         self.crashes.append(crash)
-        log.error("child_crashed", child=crash.name, returncode=crash.returncode)
         self._report(str(crash))
         self.failed.set()
 

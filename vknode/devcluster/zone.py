@@ -21,8 +21,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from vknode.devcluster.containerd import (
     Places,
     lacks_sys_resource,
@@ -35,8 +33,6 @@ from vknode.devcluster.network import ZoneNetwork
 from vknode.devcluster.process import Child, ChildFailed, Crash, log_tail
 from vknode.devcluster.state import ZoneRecord
 from vknode.devcluster.sweep import sweep_zone
-
-log = structlog.get_logger()
 
 #: Seconds until a containerd that does not serve counts as failed.
 READY_WITHIN = 30.0
@@ -128,16 +124,19 @@ class Zone:
             "containerd", [str(self._programs["containerd"]), "--config", str(self.places.config)]
         )
         await self.containerd.start()
-        await self._serving()
+        await _listening(self.containerd, self.places.socket)
         marker = self.folder / "images-loaded"
         if not marker.exists():
             await self._load(images)
             marker.touch()
 
     async def start_pool(self) -> None:
-        """Start the zone's pool."""
+        """Start the zone's pool and wait until it listens.
+
+        Raises ChildFailed with the log's end if it does not."""
         self.pool_socket.unlink(missing_ok=True)
         await self.pool.start()
+        await _listening(self.pool, self.pool_socket)
 
     async def kill_pool(self) -> None:
         """SIGKILL the pool; its containers run on."""
@@ -193,19 +192,6 @@ class Zone:
             render_config(places, self._programs, major, restrict_oom=restrict)
         )
 
-    async def _serving(self) -> None:
-        deadline = time.monotonic() + READY_WITHIN
-        while True:
-            try:
-                _, writer = await asyncio.open_unix_connection(self.places.socket)
-            except OSError:
-                self._check_alive(deadline)
-                await asyncio.sleep(0.02)
-            else:
-                writer.close()
-                await writer.wait_closed()
-                return
-
     async def _load(self, images: Path) -> None:
         """Import the images and wait until the CRI plugin knows them: it learns of them by
         an event, and until then a Pod would find its image absent."""
@@ -220,7 +206,8 @@ class Zone:
             }
             if managed.issuperset(IMAGE_NAMES):
                 return
-            self._check_alive(deadline)
+            assert self.containerd is not None
+            _check_alive(self.containerd, deadline)
             await asyncio.sleep(0.02)
 
     async def _ctr(self, *arguments: str) -> str:
@@ -240,13 +227,28 @@ class Zone:
             )
         return out.decode()
 
-    def _check_alive(self, deadline: float) -> None:
-        assert self.containerd is not None
-        if self.containerd.running and time.monotonic() < deadline:
+
+async def _listening(child: Child, socket: Path) -> None:
+    """Wait until a connection to the child's socket is taken. Raises ChildFailed."""
+    deadline = time.monotonic() + READY_WITHIN
+    while True:
+        try:
+            _, writer = await asyncio.open_unix_connection(socket)
+        except OSError:
+            _check_alive(child, deadline)
+            await asyncio.sleep(0.02)
+        else:
+            writer.close()
+            await writer.wait_closed()
             return
-        tail = "".join(f"\n    {line}" for line in log_tail(self.containerd.log))
-        what = "did not serve in time" if self.containerd.running else "ended at its start"
-        raise ChildFailed(f"{self.containerd.name} {what}; its log {self.containerd.log}:{tail}")
+
+
+def _check_alive(child: Child, deadline: float) -> None:
+    if child.running and time.monotonic() < deadline:
+        return
+    tail = "".join(f"\n    {line}" for line in log_tail(child.log))
+    what = "did not listen in time" if child.running else "ended at its start"
+    raise ChildFailed(f"{child.name} {what}; its log {child.log}:{tail}")
 
 
 def letters(count: int) -> list[str]:
