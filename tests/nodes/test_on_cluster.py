@@ -20,6 +20,7 @@ from vknode.agent.config import AgentConfig, LeaseConfig, PoolConfig
 from vknode.agent.events import NORMAL, EventRecorder, ObjectRef
 from vknode.agent.leases import LeaseKeeper
 from vknode.agent.nodes import NodeController, NodeNameConflict
+from vknode.devcluster.faultproxy import FaultProxy
 from vknode.devcluster.identity import grant
 from vknode.kube.client import KubeClient
 from vknode.kube.connection import connect
@@ -79,6 +80,7 @@ async def node_side(
     unreachable_after: float = 1.0,
     gone_after: float = 300.0,
     renew: float = 10.0,
+    server: str = "",
 ) -> AsyncIterator[Side]:
     config = AgentConfig(
         file=Path("test.yaml"),
@@ -93,7 +95,7 @@ async def node_side(
         granted = await grant(
             control_plane.kubectl,
             Path(folder) / "agent.kubeconfig",
-            server=control_plane.url,
+            server=server or control_plane.url,
             ca_pem=control_plane.ca.read_bytes(),
             nodes=[],
         )
@@ -391,6 +393,47 @@ async def test_drain_and_label_drift(control_plane: ControlPlaneHandle, agent: s
             return labels.get("topology.kubernetes.io/zone") == "az1"
 
         await side.until(zone_right)
+
+
+async def test_an_absent_api_server_costs_no_node_its_readiness(
+    control_plane: ControlPlaneHandle, agent: str
+) -> None:
+    plane = control_plane.control_plane
+    proxy = FaultProxy(
+        upstream=plane.url,
+        upstream_ca=plane.authority.cert,
+        serving=plane.authority.issue("node-proxy", "node-proxy", ips=["127.0.0.1"]),
+    )
+    await proxy.start()
+    a, b = f"{agent}-a", f"{agent}-b"
+    try:
+        proxy.fail(429, method="POST", count=2, retry_after=1)
+        proxy.fail(500, method="POST", path="/nodes$", count=3)
+        proxy.fail(500, method="POST", path="/nodes$", count=1, lost_answer=True)
+        async with node_side(control_plane, agent, "az1", renew=0.4, server=proxy.url) as side:
+            side.links["az1"].announce(cell(a), cell(b))
+            await side.until_ready(a, "True", "KubeletReady")
+            await side.until_ready(b, "True", "KubeletReady")
+            for how in ("reset", "hang"):
+                failures = side.leases.stats.failures
+                await proxy.cut(2.5, how=how)
+                # what changes meanwhile is reported afterwards
+                side.links["az1"].announce(
+                    cell(a), cell(b, health=cell_pb2.HEALTH_UNHEALTHY, health_reason="Fan")
+                )
+                await side.until_ready(b, "False", "Fan")
+                assert (await side.ready(a))[0] == "True"
+                assert side.leases.stats.failures > failures
+
+                async def renewing() -> bool:
+                    return side.leases.oldest_renewal_age() < 1.0
+
+                await side.until(renewing)
+                side.links["az1"].announce(cell(a), cell(b))
+                await side.until_ready(b, "True", "KubeletReady")
+            assert side.nodes.stats.recreated == 0
+    finally:
+        await proxy.stop()
 
 
 async def test_events_are_counted_and_found_by_kubectl(
