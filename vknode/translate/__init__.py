@@ -34,15 +34,23 @@ spec
     sandbox_spec(pod, resolved: Resolved, node: NodeFacts) -> SandboxSpec | VolumeNotReady
         Call check() first. VolumeNotReady(volume, message): message is a kubelet's for
         the FailedMount event; try again when the missing object may be there.
+        Raises LookupError if something that needs() names is not in `resolved` at all.
+credentials
+    registry_credentials(pod, resolved) -> (list[RegistryCredential], list[str])
+        The second are warnings for an event FailedToRetrieveImagePullSecret.
+dns
+    missing_cluster_dns(pod, node) -> bool: worth an event MissingClusterDNS.
 status
     pod_status(pod, sandbox: Sandbox | None, facts, old=None) -> dict
         JSON-ready PodStatus. `old`: the status last known to be written (default: the
-        Pod's own). Without a sandbox: waiting for one.
+        Pod's own). Without a sandbox: waiting for one. It is never behind what was
+        reported: a Pod that was Running or terminal does not become Pending.
     waiting_status(pod, facts, reason="ContainerCreating", message="", old=None) -> dict
     rejected_status(pod, reason, message, facts, old=None) -> dict
         Phase Failed, as a kubelet's admission leaves it: no container ever existed.
     lost_status(pod, facts, reason="SandboxLost", message=..., old=None) -> dict
-        The pool no longer has the sandbox (see the module for why this is Failed).
+        The pool no longer has the sandbox (see the module for why this is Failed). Where
+        a last Sandbox is known (a `gone` entry), pass old=pod_status(pod, last, facts).
 patch
     status_patch(uid, old_status, new_status) -> bytes | None
         Body for PATCH /status with Content-Type application/strategic-merge-patch+json

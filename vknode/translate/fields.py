@@ -116,7 +116,7 @@ def _walk(value: Any, node: _Node, path: str, found: list[Refusal]) -> None:
     for name, item in value.items():
         child = children.get(name)
         if child is None:
-            if not _empty(item):
+            if item is not False and not _empty(item):
                 found.append(
                     Refusal(f"{path}.{name}", "this version of vknode does not know the field")
                 )
@@ -130,7 +130,7 @@ def _walk(value: Any, node: _Node, path: str, found: list[Refusal]) -> None:
 
 
 def _empty(value: Any) -> bool:
-    return value is None or value == "" or value == [] or value is False
+    return value is None or value == "" or value == []
 
 
 _INTRODUCTION = """\
