@@ -308,6 +308,7 @@ class NodeController:
             log.info("node_adopted", node=name, pool=obj.pool, cell=obj.cell)
             self._dirty_pools.add(obj.pool)  # its pool may have announced long ago
             self._look.set()
+            self._notify(name)
         self._queue.add(name)
 
     def deleted(self, key: ObjectKey, last: ObservedNode | None) -> None:

@@ -1,0 +1,376 @@
+"""The whole agent, wired: connection, nodes, pools, Pods. Starts everything and ends it.
+
+    Pod watch ──> PodSync ──> pools (Link)        nodes: NodeController, LeaseKeeper
+                    │  ^──────── sandboxes ──────────┘ cells
+                    └──> StatusWriter ──> API server; EventRecorder beside it
+
+Order of the start: the first request tells who the cluster is and whether we may talk to it at
+all; then the watches of our Nodes and of Services (a Pod's environment shows them); then Pods,
+pools and workers. `agent_ready` is logged when every pool has answered or been given up, its
+Nodes are registered and all Pods have been seen.
+
+Order of the end: watches and workers stop, statuses that are known leave within `FLUSH_SECONDS`,
+events after them; sandboxes, Nodes and Leases stay as they are.
+
+The owner of our sandboxes is `NAME.UID`: the agent's configured name and the UID of the namespace
+kube-system, which identifies a cluster for ever. Two agents of one cluster, and agents of two
+clusters that share a pool, never take each other's sandboxes for orphans; an agent that is
+installed again finds its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
+from typing import Any
+
+import structlog
+
+from vknode.agent.config import AgentConfig, PoolConfig
+from vknode.agent.events import EventRecorder
+from vknode.agent.leases import LeaseKeeper
+from vknode.agent.links import Link
+from vknode.agent.metrics import AgentMetrics, MetricsServer
+from vknode.agent.node_objects import NodeSettings
+from vknode.agent.nodes import NodeController
+from vknode.agent.orphan_source import AgentOrphans
+from vknode.agent.orphans import OrphanCollector, OrphanRule
+from vknode.agent.pod_record import Placement, PodRecord
+from vknode.agent.pod_report import PodReport
+from vknode.agent.pod_steps import PodSteps
+from vknode.agent.pod_store import PodStore, decode_pod
+from vknode.agent.references import References
+from vknode.agent.service_store import ServiceStore, decode_service
+from vknode.agent.spec_builder import SpecBuilder
+from vknode.agent.status_writer import StatusWriter
+from vknode.agent.sync import PodSync
+from vknode.kube.client import KubeClient
+from vknode.kube.connection import Connection, connect
+from vknode.kube.errors import ApiError, Unreachable
+from vknode.kube.models import decode_partial
+from vknode.kube.reflector import Reflector, ReflectorOptions
+from vknode.pool.client import PoolClient
+from vknode.pool.endpoint import TlsFiles
+from vknode.translate.facts import NodeFacts
+
+log = structlog.get_logger()
+
+START_PATIENCE = 15.0
+FLUSH_SECONDS = 3.0
+EVENT_SECONDS = 1.0
+
+
+def make_link(pool: PoolConfig) -> Link:
+    """Raises EndpointError for an unusable TLS file."""
+    tls = None
+    if pool.tls is not None:
+        tls = TlsFiles(
+            cert=pool.tls.cert, key=pool.tls.key, ca=pool.tls.ca, server_name=pool.tls.server_name
+        )
+    return Link(
+        pool.name,
+        lambda up, down: PoolClient(
+            pool.name, pool.endpoint, tls, on_connected=up, on_disconnected=down
+        ),
+    )
+
+
+class Agent:
+    """One agent. `open`, then `run`, then `close`; `store`, `records` and `links` are what the
+    kubelet API reads."""
+
+    def __init__(self, config: AgentConfig, *, reflector: ReflectorOptions | None = None) -> None:
+        self.config = config
+        self.store = PodStore()
+        self.records: dict[str, PodRecord] = {}
+        self.metrics = AgentMetrics()
+        self.ready = False
+        self.links: list[Link] = []
+        self.metrics_address = ""
+        self._reflector_options = reflector
+        self._connection: Connection | None = None
+        self._placements: dict[str, tuple[object, str, Placement]] = {}
+        self._nodes: NodeController
+
+    # -- open and close --------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Connects. Raises ConnectionConfigError, EndpointError, Unauthorized, Forbidden,
+        Unreachable (the API server, after `START_PATIENCE` seconds), MetricsError."""
+        self.links = [make_link(pool) for pool in self.config.pools]
+        self._connection = await connect(self.config.kubeconfig)
+        self._client = KubeClient(self._connection, user_agent="vknode-agent")
+        self.owner = f"{self.config.name}.{await self._cluster_uid()}"
+        self._server = MetricsServer(self.metrics, lambda: self.ready)
+        if self.config.metrics_listen:
+            host, port = await self._server.start(self.config.metrics_listen)
+            self.metrics_address = (
+                f"http://[{host}]:{port}" if ":" in host else (f"http://{host}:{port}")
+            )
+
+    async def close(self) -> None:
+        for link in self.links:
+            await link.close()
+        if hasattr(self, "_server"):
+            await self._server.stop()
+        if self._connection is not None:
+            await self._connection.close()
+
+    async def _cluster_uid(self) -> str:
+        ends = time.monotonic() + START_PATIENCE
+        while True:
+            try:
+                body = await self._client.get("/api/v1/namespaces/kube-system", timeout=10.0)
+                return decode_partial(body).metadata.uid
+            except (Unreachable, ApiError) as error:
+                if isinstance(error, ApiError) and not error.is_transient:
+                    raise
+                if time.monotonic() >= ends:
+                    raise
+                log.warning("api_server_not_reached", error=str(error))
+                await asyncio.sleep(1.0)
+
+    # -- running ---------------------------------------------------------------------------
+
+    async def run(self, kubelet_port: int | None, stop: asyncio.Event) -> None:
+        """Runs until `stop` is set, then ends in order. `kubelet_port` is the one really bound.
+
+        Raises what ends an agent: NodeNameConflict, Unauthorized, Forbidden at the start, and
+        defects."""
+        client, config = self._client, self.config
+        events = EventRecorder(client)
+        leases = LeaseKeeper(client, duration=config.lease.duration, renew=config.lease.renew)
+        self._nodes = nodes = NodeController(
+            client,
+            config,
+            self.links,
+            leases,
+            settings=NodeSettings.from_config(config, kubelet_port),
+            events=events,
+            reflector_options=self._reflector_options,
+        )
+        services = ServiceStore()
+        service_watch = self._reflector("/api/v1/services", decode_service, services)
+        report = PodReport(self.store, self.records, self.place, self.metrics.timings)
+        writer = StatusWriter(client, report)
+        steps = PodSteps(
+            client=client,
+            store=self.store,
+            place=self.place,
+            builder=SpecBuilder(References(client, services.for_namespace)),
+            writer=writer,
+            events=events,
+            metrics=self.metrics,
+            owner=self.owner,
+        )
+        sync = PodSync(
+            store=self.store,
+            records=self.records,
+            links=self.links,
+            place=self.place,
+            steps=steps,
+            writer=writer,
+            metrics=self.metrics,
+            owner=self.owner,
+        )
+        orphans = OrphanCollector(
+            OrphanRule(config.deletion.brake_share, config.deletion.brake_minimum),
+            AgentOrphans(
+                client=client,
+                store=self.store,
+                records=self.records,
+                links=self.links,
+                placements=self._all_places,
+                sync=sync,
+                events=events,
+                metrics=self.metrics,
+                owner=self.owner,
+            ),
+        )
+        sync.on_suspicion(orphans.look_soon)
+        pod_watch = self._reflector(
+            "/api/v1/pods", decode_pod, sync, field_selector="spec.nodeName!="
+        )
+        nodes.on_node_changed(sync.node_changed)
+        for link in self.links:
+            link.serve(sync)
+            link.on_cells_changed(partial(sync.cells_changed, link))
+        self._publish(sync, writer, events, pod_watch)
+
+        async def pods() -> None:
+            # Containers see the Services of their start: without the list they would see none.
+            await service_watch.wait_synced()
+            await pod_watch.run()
+
+        async def announce() -> None:
+            await nodes.wait_registered()
+            await pod_watch.wait_synced()
+            self.ready = True
+            log.info(
+                "agent_ready",
+                nodes=len(nodes.node_names),
+                pods=len(self.store),
+                owner=self.owner,
+                kubelet_port=kubelet_port,
+                metrics=self.metrics_address,
+            )
+
+        late = asyncio.create_task(events.run(), name="events")
+        try:
+            await _run_all(
+                stop,
+                [
+                    nodes.run(),
+                    leases.run(),
+                    service_watch.run(),
+                    pods(),
+                    sync.run(),
+                    orphans.run(),
+                    *(link.run() for link in self.links),
+                ],
+                announce(),
+                late,
+            )
+        finally:
+            self.ready = False
+            unwritten = await writer.flush(FLUSH_SECONDS)
+            await writer.close()
+            await events.drain(EVENT_SECONDS)
+            late.cancel()
+            await asyncio.gather(late, return_exceptions=True)
+            log.info("agent_stopped", unwritten_statuses=unwritten)
+
+    def _reflector(
+        self,
+        path: str,
+        decode: Callable[..., Any],
+        handler: Any,
+        field_selector: str = "",
+    ) -> Reflector[Any]:
+        return Reflector(
+            self._client,
+            path,
+            decode,
+            handler,
+            field_selector=field_selector,
+            options=self._reflector_options,
+        )
+
+    # -- nodes to pools --------------------------------------------------------------------
+
+    def place(self, node: str) -> Placement | None:
+        """What is behind a node's name; None unless it is registered and ours."""
+        identity = self._nodes.identity(node)
+        if identity is None:
+            return None
+        link = next((link for link in self.links if link.name == identity.pool), None)
+        if link is None:
+            return None
+        cell = link.cells.get(identity.cell)
+        known = self._placements.get(node)
+        if known is not None and known[0] is cell and known[1] == identity.uid:
+            return known[2]
+        facts = NodeFacts(
+            cell=identity.cell,
+            host_ips=(self.config.kubelet.address,),
+            tenant=self.config.tenant,
+            allocatable={} if cell is None else dict(cell.allocatable) or dict(cell.capacity),
+        )
+        place = Placement(node, identity.uid, link, facts)
+        self._placements[node] = (cell, identity.uid, place)
+        return place
+
+    def _all_places(self) -> Iterator[Placement]:
+        for name in self._nodes.node_names:
+            if (place := self.place(name)) is not None:
+                yield place
+
+    def _publish(
+        self, sync: PodSync, writer: StatusWriter, events: EventRecorder, pods: Reflector[Any]
+    ) -> None:
+        """Numbers that are counted anyway, read when a scraper asks."""
+        metrics, client = self.metrics, self._client
+        metrics.pull_gauge("vknode_pod_queue", "Pods to work on, by pool", sync.depths)
+        metrics.pull_gauge(
+            "vknode_pods",
+            "Pods known and Pods of our nodes",
+            lambda: {"watched": len(self.store), "ours": len(self.records)},
+        )
+        metrics.pull_gauge(
+            "vknode_status_queue", "Statuses to write", lambda: {"pods": writer.depth}
+        )
+        metrics.pull_gauge(
+            "vknode_sandboxes",
+            "Sandboxes in the view of each pool",
+            lambda: {link.name: len(link.sandboxes) for link in self.links},
+        )
+        metrics.pull_gauge(
+            "vknode_pool_reachable",
+            "1 while the pool's streams are open",
+            lambda: {link.name: float(link.reachable) for link in self.links},
+        )
+        metrics.pull_gauge(
+            "vknode_nodes", "Nodes of this agent", lambda: {"all": len(self._nodes.node_names)}
+        )
+        metrics.pull_counter(
+            "vknode_status_patches",
+            "PATCH requests to /status of Pods",
+            lambda: {"sent": writer.patches, "retried": writer.retries, "dropped": writer.drops},
+        )
+        metrics.pull_counter(
+            "vknode_api_requests",
+            "Requests to the API server, by method",
+            lambda: dict(client.stats.requests),
+        )
+        metrics.pull_counter(
+            "vknode_api_errors",
+            "Failed requests to the API server, by HTTP status; 0: no answer",
+            lambda: {str(status): count for status, count in client.stats.errors.items()},
+        )
+        metrics.pull_counter(
+            "vknode_pod_watch",
+            "The Pod watch",
+            lambda: {
+                "events": pods.stats.events,
+                "relists": pods.stats.relists,
+                "restarts": pods.stats.restarts,
+                "undecodable": pods.stats.undecodable,
+            },
+        )
+        metrics.pull_counter(
+            "vknode_events",
+            "Events on Pods and Nodes",
+            lambda: {"created": events.stats.created, "dropped": events.dropped},
+        )
+
+
+async def _run_all(
+    stop: asyncio.Event,
+    loops: list[Coroutine[Any, Any, Any]],
+    once: Coroutine[Any, Any, None],
+    watched: asyncio.Task[Any],
+) -> None:
+    """Runs the loops until `stop` is set; the first failure of any ends all and is raised."""
+    tasks = [asyncio.create_task(loop) for loop in loops]
+    first = asyncio.create_task(once)
+    stopping = asyncio.create_task(stop.wait())
+    everything: set[asyncio.Task[Any]] = {*tasks, first, stopping}
+    waiting = {*everything, watched}
+    try:
+        while True:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+            if stopping in done:
+                return
+            if done - {first}:
+                raise RuntimeError("a loop of the agent ended by itself")
+    finally:
+        for task in everything:
+            task.cancel()
+        results = await asyncio.gather(*everything, return_exceptions=True)
+        for result in results:
+            if isinstance(result, Exception):
+                log.debug("ended_with", error=str(result))

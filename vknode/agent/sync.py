@@ -1,0 +1,318 @@
+"""Brings every Pod of our nodes and its sandbox together, one step after another.
+
+Theory of operation. Three sources tell news, synchronously: the Pod watch (`upsert`, `deleted`,
+`synced`), the pools' links (`sandbox_changed`, `sandbox_gone`, …), and the nodes
+(`node_changed`). News only changes a record and puts its UID into the queue of its pool, if
+`sync_core.decide` wants something done; a status that may have changed is marked in the writer
+in the same turn. A fixed number of workers a pool takes UIDs and carries out one action after
+another (`pod_steps.py`) until there is none. So a Pod at rest has no task and no timer, one UID
+is never worked on twice at the same time, and a pool that hangs holds up nobody else's Pods.
+
+What fails is tried again with a back-off of the record's own (`retry_at`). News meanwhile does
+not break it; only a pool that is back does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from typing import NoReturn
+
+import structlog
+
+from vknode.agent.event_correlator import ObjectRef
+from vknode.agent.links import Link
+from vknode.agent.metrics import AgentMetrics
+from vknode.agent.pod_record import ENDED, Placement, PodRecord, is_plain_progress
+from vknode.agent.pod_steps import PROGRESS_DELAY, PodSteps
+from vknode.agent.pod_store import Change, Gone, PodObject, PodStore
+from vknode.agent.status_writer import StatusWriter
+from vknode.agent.sync_core import Action, Desired, decide
+from vknode.agent.wheel import WorkQueue
+from vknode.kube.models import ObjectKey
+from vknode.pool.v1 import status_pb2
+
+log = structlog.get_logger()
+
+WORKERS_PER_POOL = 16
+# Actions in one turn of a worker; then the UID goes to the back of the queue.
+STEPS_AT_ONCE = 8
+
+
+class PodSync:
+    """Handler of the Pod reflector and of all links. `run` in a task, once all is wired."""
+
+    def __init__(
+        self,
+        *,
+        store: PodStore,
+        records: dict[str, PodRecord],
+        links: Iterable[Link],
+        place: Callable[[str], Placement | None],
+        steps: PodSteps,
+        writer: StatusWriter,
+        metrics: AgentMetrics,
+        owner: str,
+        workers: int = WORKERS_PER_POOL,
+    ) -> None:
+        """`place` tells what is behind a node's name, None unless it is registered and ours."""
+        self._store = store
+        self._records = records
+        self._place = place
+        self._steps = steps
+        self._writer = writer
+        self._metrics = metrics
+        self._owner = owner
+        self._suspicion: Callable[[], None] = lambda: None
+        self._workers = workers
+        self._loop = asyncio.get_running_loop()
+        self._queues: dict[str, WorkQueue[str]] = {link.name: WorkQueue() for link in links}
+        self.store_synced = False
+
+    def on_suspicion(self, callback: Callable[[], None]) -> None:
+        """Who is called when there may be sandboxes without a Pod."""
+        self._suspicion = callback
+
+    def depths(self) -> dict[str, float]:
+        """Pods that wait or are being worked on, by pool."""
+        return {pool: float(len(queue)) for pool, queue in self._queues.items()}
+
+    async def run(self) -> NoReturn:
+        """Works until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for pool, queue in self._queues.items():
+                    for number in range(self._workers):
+                        group.create_task(self._serve(queue), name=f"pods-{pool}-{number}")
+        finally:
+            for queue in self._queues.values():
+                queue.close()
+        raise AssertionError("workers never end")
+
+    # -- news from the Pod watch -----------------------------------------------------------
+
+    def upsert(self, obj: PodObject) -> None:
+        change, displaced = self._store.upsert(obj)
+        if displaced is not None:
+            self._api_gone(displaced, None)
+        if change is Change.STALE:
+            return
+        record = self._records.get(obj.uid)
+        if record is None:
+            self._begin(obj)
+            return
+        if not obj.deleting:
+            record.seen_alive = True
+        if obj.metadata.resource_version != record.written:
+            # Others write to a status, too; what is ours is put right.
+            self._writer.mark(obj.uid)
+        self._consider(record)
+
+    def deleted(self, key: ObjectKey, last: PodObject | None) -> None:
+        result = self._store.delete(key, last)
+        if result is None:
+            return
+        gone, pod = result
+        if gone is Gone.GONE:
+            self._api_gone(key.uid, pod)
+            return
+        record = self._records.get(key.uid)
+        if record is not None and record.sandbox is None and record.memory.fingerprint_sent is None:
+            self._release(record)  # nothing of it was ever in a pool
+        self._suspicion()
+
+    def synced(self) -> None:
+        self.store_synced = True
+        self._suspicion()
+
+    def _begin(self, pod: PodObject) -> None:
+        """A Pod we have not worked on, if it is bound to one of our nodes."""
+        place = self._place(pod.node) if pod.node else None
+        if place is None:
+            return  # somebody else's, or `node_changed` will tell
+        uid = pod.uid
+        record = PodRecord(uid, pod.node, place.link, seen_alive=not pod.deleting)
+        self._records[uid] = record
+        sandbox = place.link.sandboxes.get(uid)
+        if sandbox is not None:
+            record.observe(sandbox)
+            self._writer.mark(uid)
+        elif not (pod.terminal or pod.started or pod.deleting):
+            self._metrics.timings.begin(uid, pod.namespace, pod.name, time.time_ns())
+        self._consider(record)
+
+    def _api_gone(self, uid: str, last: PodObject | None) -> None:
+        """The API server certainly has no such Pod any more."""
+        self._store.settle(uid)
+        record = self._records.get(uid)
+        if record is None:
+            return
+        record.api_gone = True
+        record.last = last
+        self._writer.forget(uid)
+        self._consider(record)
+
+    # -- news from the pools ---------------------------------------------------------------
+
+    def sandbox_changed(self, link: Link, sandbox: status_pb2.Sandbox) -> None:
+        record = self._records.get(sandbox.uid)
+        if record is None:
+            if sandbox.uid not in self._store and sandbox.owner == self._owner:
+                self._suspicion()
+            return
+        if record.link is not link:
+            log.warning("sandbox_in_two_pools", uid=record.uid, pool=link.name)
+            return
+        record.observe(sandbox)
+        self._metrics.timings.pool_phases(sandbox.uid, sandbox.phases)
+        self._writer.mark(sandbox.uid, PROGRESS_DELAY if is_plain_progress(sandbox) else 0.0)
+        self._consider(record)
+
+    def sandbox_gone(self, link: Link, uid: str, last: status_pb2.Sandbox | None) -> None:
+        record = self._records.get(uid)
+        if record is None or record.link is not link:
+            return
+        record.observe_gone(last)
+        self._writer.mark(uid)
+        self._consider(record)
+
+    def sandbox_event(self, link: Link, event: status_pb2.SandboxEvent) -> None:
+        pod = self._store.get(event.uid)
+        if pod is None:
+            return
+        ref = ObjectRef(
+            "Pod",
+            pod.namespace,
+            pod.name,
+            pod.uid,
+            resource_version=pod.metadata.resource_version,
+            field_path=event.field_path,
+        )
+        self._steps.events.event(ref, pod.node, event.type, event.reason, event.message)
+
+    def snapshot_taken(self, link: Link) -> None:
+        """The pool is back, or seen for the first time: whatever waited for it goes on."""
+        for record in self._records.values():
+            if record.link is not link:
+                continue
+            record.retry_at = 0.0
+            sandbox = record.sandbox
+            if sandbox is not None and not sandbox.deleting and not record.memory.gone:
+                # A pool that lost our request must hear it again; one that has it says so.
+                record.memory.grace_sent = None
+            self._consider(record)
+        self._suspicion()
+
+    def cells_changed(self, link: Link) -> None:
+        """Cells may have come that a creation waits for."""
+        for record in self._records.values():
+            if record.link is link and record.sandbox is None:
+                self._consider(record)
+
+    # -- news from the nodes and from the orphan collector ---------------------------------
+
+    def node_changed(self, node: str) -> None:
+        """The node was registered, changed or removed."""
+        if self._place(node) is None:
+            return
+        for pod in list(self._store.on_node(node)):
+            record = self._records.get(pod.uid)
+            if record is None:
+                self._begin(pod)
+            else:
+                self._consider(record)
+        self._suspicion()
+
+    def collect(self, uid: str, node: str, link: Link) -> None:
+        """It is certain that this sandbox has no Pod: end it."""
+        record = self._records.setdefault(uid, PodRecord(uid, node, link))
+        if record.sandbox is None and (sandbox := link.sandboxes.get(uid)) is not None:
+            record.observe(sandbox)
+        self._metrics.orphans.inc()
+        self._api_gone(uid, self._store.vanished.get(uid))
+
+    # -- deciding and working --------------------------------------------------------------
+
+    def _decide(self, record: PodRecord) -> Action:
+        pod = self._store.get(record.uid)
+        if pod is None:
+            if not record.api_gone:
+                return Action.NOTHING  # a list left it out: the orphan collector finds out
+            return decide(None, record.actual(), record.memory, view_current=True)
+        desired = Desired(
+            deleting=pod.deleting,
+            terminal=pod.terminal,
+            started=pod.started,
+            grace=self._steps.grace(record, pod),
+            generation=pod.metadata.generation,
+            fingerprint=pod.fingerprint,
+        )
+        action = decide(
+            desired, record.actual(), record.memory, view_current=record.link.view_current
+        )
+        if action is Action.FINISH and record.finished:
+            return Action.NOTHING
+        if action is Action.NOTHING and record.config_errors and _lives(record, pod):
+            return Action.UPDATE
+        return action
+
+    def _consider(self, record: PodRecord) -> None:
+        """Queues the Pod if there is something to do."""
+        action = self._decide(record)
+        if action is Action.NOTHING:
+            return
+        self._queues[record.link.name].add_after(record.uid, self._delay(action, record))
+
+    def _delay(self, action: Action, record: PodRecord) -> float:
+        if action in (Action.CREATE, Action.UPDATE):
+            return max(0.0, record.retry_at - self._loop.time())
+        return 0.0
+
+    async def _serve(self, queue: WorkQueue[str]) -> NoReturn:
+        while True:
+            uid = await queue.get()
+            try:
+                await self._work(uid, queue)
+            except Exception:  # a defect of ours with one Pod; the others go on, this one later
+                log.exception("pod_sync_failed", uid=uid)
+                queue.add_after(uid, 30.0)
+            finally:
+                queue.done(uid)
+
+    async def _work(self, uid: str, queue: WorkQueue[str]) -> None:
+        for _ in range(STEPS_AT_ONCE):
+            record = self._records.get(uid)
+            if record is None:
+                return
+            action = self._decide(record)
+            if action is Action.NOTHING:
+                return
+            delay = self._delay(action, record)
+            if delay > 0:
+                queue.add_after(uid, delay)
+                return
+            self._metrics.syncs.labels(action.value).inc()
+            if action is Action.RELEASE:
+                self._release(record)
+                return
+            again = await self._steps.carry_out(action, record, self._decide)
+            if again is not None:
+                queue.add_after(uid, again)
+                return
+        queue.add(uid)
+
+    def _release(self, record: PodRecord) -> None:
+        self._records.pop(record.uid, None)
+        self._store.settle(record.uid)
+        self._writer.forget(record.uid)
+        self._queues[record.link.name].forget(record.uid)
+
+
+def _lives(record: PodRecord, pod: PodObject) -> bool:
+    sandbox = record.sandbox
+    return (
+        sandbox is not None
+        and not (pod.deleting or pod.terminal or sandbox.deleting or record.memory.gone)
+        and sandbox.state not in ENDED
+    )
