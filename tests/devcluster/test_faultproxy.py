@@ -14,6 +14,7 @@ import pytest
 
 from tests.conftest import ControlPlaneHandle
 from vknode.devcluster.controlplane import client_context
+from vknode.devcluster.faultadmin import FaultAdmin
 from vknode.devcluster.faultproxy import FaultProxy
 
 pytestmark = pytest.mark.cluster
@@ -185,3 +186,33 @@ def test_refuses_faults_that_could_not_hit(control_plane: ControlPlaneHandle) ->
     for wrong in ({"status": 200}, {"status": 500, "path": "("}, {"status": 500, "probability": 0}):
         with pytest.raises(ValueError, match=r"status is|path is|probability is"):
             proxy.fail(**wrong)
+
+
+async def test_faults_over_http(proxy: FaultProxy, session: aiohttp.ClientSession) -> None:
+    admin = FaultAdmin(proxy)
+    await admin.start()
+    nodes = f"{proxy.url}/api/v1/nodes"
+    try:
+        async with aiohttp.ClientSession(admin.url) as http:
+            rule = {"status": 503, "path": "/nodes", "count": 1}
+            async with http.post("/faults", json=rule) as answer:
+                assert answer.status == 201
+            async with session.get(nodes) as answer:
+                assert answer.status == 503
+            async with http.get("/faults") as answer:
+                assert (await answer.json())["faults"][0]["hits"] == 1
+            for wrong in (
+                {"status": 200},
+                {"status": 500, "pth": "/nodes"},
+                {"delay": "x", "y": 1},
+            ):
+                async with http.post("/faults", json=wrong) as answer:
+                    assert answer.status == 400 and (await answer.json())["error"]
+            async with session.get(f"{nodes}?watch=true") as watch:
+                async with http.post("/watches/drop", json={"how": "clean"}) as answer:
+                    assert await answer.json() == {"watches": 1}
+                await watch.read()
+            async with http.delete("/faults") as answer:
+                assert answer.status == 200 and proxy.rules == []
+    finally:
+        await admin.stop()

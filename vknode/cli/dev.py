@@ -173,6 +173,9 @@ def _what_next(cluster: DevCluster, seconds: float) -> str:
     shown = os.path.relpath(example) if example.is_relative_to(Path.cwd()) else str(example)
     flag = state_flag(cluster.state)
     last = list(cluster.zones)[-1]
+    proxy = ""
+    if cluster.fault_admin is not None:
+        proxy = f"\nThe fault proxy's levers are at {cluster.fault_admin.url}/faults."
     return f"""
 Ready in {seconds:.1f} s: {nodes} nodes in {zones} zones, runtime {cluster.runtime}. Try:
 
@@ -182,4 +185,4 @@ Ready in {seconds:.1f} s: {nodes} nodes in {zones} zones, runtime {cluster.runti
   {kubectl} get pods -o wide -w
   vknode dev fault zone {last} --for 60s{flag}    # in another terminal: watch it heal
 
-Logs are in {cluster.state.logs}. Ctrl-C, or `vknode dev stop{flag}`, ends it."""
+Logs are in {cluster.state.logs}. Ctrl-C, or `vknode dev stop{flag}`, ends it.{proxy}"""

@@ -23,6 +23,7 @@ import structlog
 from vknode.devcluster import network
 from vknode.devcluster.agentproc import AgentFiles, serving_certificate, write_config
 from vknode.devcluster.controlplane import ControlPlane, Settings, client_context
+from vknode.devcluster.faultadmin import FaultAdmin
 from vknode.devcluster.faultproxy import FaultProxy
 from vknode.devcluster.identity import grant
 from vknode.devcluster.kubectl import Kubectl
@@ -84,6 +85,7 @@ class DevCluster:
         self.agent: Child | None = None
         self.agent_files: AgentFiles | None = None
         self.proxy: FaultProxy | None = None
+        self.fault_admin: FaultAdmin | None = None
         self._programs = dict(programs) if programs else None
         self._zone_names = [f"az{number}" for number in range(1, zones + 1)]
         self._options = PoolOptions(runtime, cells_per_zone, cell_capacity, sim_config=sim_config)
@@ -237,6 +239,8 @@ class DevCluster:
                 serving=plane.authority.issue("fault-proxy", "fault-proxy", ips=["127.0.0.1"]),
             )
             await self.proxy.start()
+            self.fault_admin = FaultAdmin(self.proxy)
+            await self.fault_admin.start()
             server = self.proxy.url
         self._report("granting the agent its rights (manifests/base/rbac)")
         kubeconfig = await grant(
@@ -275,6 +279,8 @@ class DevCluster:
         await asyncio.gather(*(zone.pool.stop(grace=3) for zone in self.zones.values()))
         containerds = [zone.containerd for zone in self.zones.values() if zone.containerd]
         await asyncio.gather(*(one.kill() for one in containerds))
+        if self.fault_admin is not None:
+            await self.fault_admin.stop()
         if self.proxy is not None:
             await self.proxy.stop()
         if hasattr(self, "control_plane"):

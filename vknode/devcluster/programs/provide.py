@@ -72,7 +72,10 @@ def provide(
     findings = locate(wanted, env)
     for note in findings.skipped:
         out.say(note)
-    lacking = [catalog()[name] for name in wanted if name not in findings.found]
+    # In the catalog's order, which is the order to build in.
+    lacking = [
+        row for name, row in catalog().items() if name in wanted and name not in findings.found
+    ]
     if not lacking:
         return findings.found
     by_origin: dict[Origin, list[Program]] = {origin: [] for origin in Origin}
