@@ -185,9 +185,8 @@ def _state(state: status_pb2.ContainerState, limit: int, default_reason: str) ->
         case "terminated":
             return {"terminated": _terminated(state.terminated, limit)}
         case "waiting":
-            waiting = {}
-            if state.waiting.reason:
-                waiting["reason"] = state.waiting.reason
+            reason = state.waiting.reason or default_reason
+            waiting = {"reason": reason} if reason else {}
             if state.waiting.message:
                 waiting["message"] = state.waiting.message
             return {"waiting": waiting}

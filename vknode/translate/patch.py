@@ -5,7 +5,8 @@ patch that names only our changed conditions cannot drop one that somebody else 
 since. podIPs and hostIPs would be merged by `ip`: a directive replaces them, because the
 first one is the primary. The lists of container statuses have no merge key and are
 replaced whole (patchStrategy tags of PodStatus in k8s.io/api/core/v1). The UID in metadata
-makes the server answer 409 for another Pod of the same name.
+makes the server refuse a patch for another Pod of the same name: 422, metadata.uid, "field
+is immutable" (seen with 1.37.2; not 409).
 """
 
 from __future__ import annotations
