@@ -156,7 +156,8 @@ class Containers:
         return ContainerExit(
             exit_code=status.exit_code,
             reason=reason,
-            started_at=status.started_at,
+            # A quick end is sometimes booked microseconds before its start.
+            started_at=min(status.started_at, status.finished_at or status.started_at),
             finished_at=status.finished_at,
             message=message.encode()[:MAX_MESSAGE].decode(errors="ignore"),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from vknode.pool.runtimes.base import Failure, LogOptions
@@ -37,7 +37,11 @@ async def read_log(
         stack.callback(lambda: os.close(opened[0]))
         decoder = LogDecoder(options)
         if options.tail_lines is not None:
-            os.lseek(file, _tail_offset(file, options.tail_lines), os.SEEK_SET)
+            start = 0
+            for found in _tail_search(file, options.tail_lines):
+                start = found
+                await asyncio.sleep(0)  # a long tail must not hold up the others
+            os.lseek(file, start, os.SEEK_SET)
         elif options.since is not None:
             os.lseek(file, _since_offset(file, options.since), os.SEEK_SET)
         changed = None
@@ -99,8 +103,11 @@ async def _first_of(one: asyncio.Event, other: asyncio.Event) -> None:
             wait.cancel()
 
 
-def _tail_offset(file: int, lines: int) -> int:
-    """Where the last `lines` lines start, found by blocks from the end."""
+def _tail_search(file: int, lines: int) -> Iterator[int]:
+    """Where the last `lines` lines start, found by blocks from the end: the last item.
+
+    Yields after each block, so that the caller can let others run.
+    """
     size = os.fstat(file).st_size
     # A line that the runtime is just writing is shown too, but not counted.
     end = size
@@ -112,8 +119,9 @@ def _tail_offset(file: int, lines: int) -> int:
             break
         end = start
     if lines <= 0:
-        return end
-    # `below` are whole lines from `position` to `end`, fewer than asked for.
+        yield end
+        return
+    # From `position` to `end` there are fewer lines than asked for.
     position, left, carry = end, lines, b""
     while position > 0:
         start = max(0, position - _BLOCK)
@@ -124,10 +132,11 @@ def _tail_offset(file: int, lines: int) -> int:
             left -= 1
         there = count_lines(body)
         if there > left:
-            return start + whole + tail_start(body, left)
+            yield start + whole + tail_start(body, left)
+            return
         left -= there
         position = start
-    return 0
+        yield 0
 
 
 def _since_offset(file: int, since: int) -> int:
@@ -152,7 +161,7 @@ def tail_text(path: Path, lines: int, limit: int) -> str:
     except OSError:
         return ""
     try:
-        start = max(_tail_offset(file, lines), os.fstat(file).st_size - limit * 16)
+        start = max([0, *_tail_search(file, lines)][-1], os.fstat(file).st_size - limit * 16)
         decoder = LogDecoder(LogOptions())
         text = decoder.feed(os.pread(file, limit * 16 + _BLOCK, start)) + decoder.finish()
     finally:

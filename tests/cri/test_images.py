@@ -1,0 +1,103 @@
+"""Images: names, credentials, policies, and pulls from a real registry."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.cri.harness import BUSYBOX, Harness
+from tests.cri.registry import Registry
+from vknode.pool.runtimes.cri.images import matching, normalize
+from vknode.pool.runtimes.facts import Failure
+from vknode.pool.v1 import spec_pb2
+
+DIGEST = "sha256:" + "0" * 64
+ALWAYS = spec_pb2.IMAGE_PULL_POLICY_ALWAYS
+IF_NOT_PRESENT = spec_pb2.IMAGE_PULL_POLICY_IF_NOT_PRESENT
+NEVER = spec_pb2.IMAGE_PULL_POLICY_NEVER
+
+
+@pytest.mark.parametrize(
+    ("given", "full"),
+    [
+        ("nginx", "docker.io/library/nginx:latest"),
+        ("nginx:1.27", "docker.io/library/nginx:1.27"),
+        ("team/app", "docker.io/team/app:latest"),
+        ("index.docker.io/nginx", "docker.io/library/nginx:latest"),
+        ("localhost/app", "localhost/app:latest"),
+        ("localhost:5000/app", "localhost:5000/app:latest"),
+        ("r.example.com/a/b/c:v1", "r.example.com/a/b/c:v1"),
+        (f"nginx@{DIGEST}", f"docker.io/library/nginx@{DIGEST}"),
+        (f"nginx:1@{DIGEST}", f"docker.io/library/nginx:1@{DIGEST}"),
+        ("[::1]:5000/app", "[::1]:5000/app:latest"),
+    ],
+)
+def test_names_are_completed(given: str, full: str) -> None:
+    assert normalize(given) == full
+
+
+@pytest.mark.parametrize(
+    "bad", ["", " nginx", "Nginx", "a//b", "nginx:", "nginx@sha256:12", "a/b:t:t", "-a", "x y"]
+)
+def test_impossible_names_are_refused_for_good(bad: str) -> None:
+    with pytest.raises(Failure) as refused:
+        normalize(bad)
+    assert refused.value.reason == "InvalidImageName" and not refused.value.retryable
+
+
+def test_the_most_specific_credential_comes_first() -> None:
+    names = ["r.io", "https://r.io/team", "other.io", "*.io", "r.io/team/app", "r.io/te"]
+    credentials = [spec_pb2.RegistryCredential(registry=name) for name in names]
+    found = matching("r.io/team/app:v1", credentials)
+    assert [c.registry for c in found] == ["r.io/team/app", "https://r.io/team", "r.io", "*.io"]
+    hub = [spec_pb2.RegistryCredential(registry="https://index.docker.io/v1/")]
+    assert matching("docker.io/library/nginx:latest", hub) == hub
+
+
+@pytest.mark.containerd
+async def test_a_present_image_is_found_without_a_pull(harness: Harness) -> None:
+    for policy in (IF_NOT_PRESENT, NEVER):
+        image = await harness.runtime.ensure_image(BUSYBOX, policy, ())
+        assert image.reference == "docker.io/library/busybox:1.36"
+        assert not image.pulled and image.size > 0 and "sha256:" in image.id
+    with pytest.raises(Failure) as absent:
+        await harness.runtime.ensure_image("no/such:1", NEVER, ())
+    assert absent.value.reason == "ErrImageNeverPull"
+    assert absent.value.message == (
+        'Container image "no/such:1" is not present with pull policy of Never'
+    )
+
+
+@pytest.mark.containerd
+async def test_a_pull_uses_the_password_and_is_shared(harness: Harness) -> None:
+    registry = Registry()
+    runner = await registry.start()
+    name = f"{registry.host}/team/app:v1"
+    good = spec_pb2.RegistryCredential(registry=registry.host, username="ann", password="secret")
+    bad = spec_pb2.RegistryCredential(
+        registry=f"{registry.host}/team", username="ann", password="guess"
+    )
+    try:
+        for credentials in ((), (bad,)):
+            with pytest.raises(Failure) as refused:
+                await harness.runtime.ensure_image(name, IF_NOT_PRESENT, credentials)
+            assert refused.value.reason == "ErrImagePull"
+            assert "guess" not in str(refused.value)
+        both = (bad, good)
+        pulls = [harness.runtime.ensure_image(name, IF_NOT_PRESENT, both) for _ in range(5)]
+        first = await asyncio.gather(*pulls)
+        assert all(image == first[0] for image in first)
+        image = first[0]
+        assert image.pulled and image.id == f"{registry.host}/team/app@{registry.digest}"
+        assert image.uid == 1234
+        layers = sum(n for what, n in registry.asked.items() if "blobs" in what)
+        assert layers == 2, "the configuration and the layer, each once"
+        again = await harness.runtime.ensure_image(name, IF_NOT_PRESENT, ())
+        assert not again.pulled
+        assert (await harness.runtime.ensure_image(name, ALWAYS, both)).pulled
+    finally:
+        await runner.cleanup()
+    with pytest.raises(Failure) as gone:
+        await harness.runtime.ensure_image(name, ALWAYS, both)
+    assert gone.value.reason == "ErrImagePull"
