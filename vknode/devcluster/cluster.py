@@ -34,6 +34,7 @@ from vknode.devcluster.programs.catalog import CONTAINERD, CONTROL_PLANE
 from vknode.devcluster.programs.provide import locate, require
 from vknode.devcluster.state import StateDir
 from vknode.devcluster.sweep import sweep
+from vknode.devcluster.together import together
 from vknode.devcluster.zone import PoolOptions, Zone, prepare_images
 
 log = structlog.get_logger()
@@ -152,13 +153,7 @@ class DevCluster:
             programs["kubectl"], self.kubeconfig, self.state.run / "kubectl-cache"
         )
         self._report("starting etcd, kube-apiserver, kube-controller-manager, kube-scheduler")
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(plane.start())
-                group.create_task(self._start_zones(programs))
-        except BaseExceptionGroup as problems:
-            # What failed first is the reason; the others were cancelled for it.
-            raise problems.exceptions[0] from None
+        await together(plane.start(), self._start_zones(programs))
         if self._want_agent:
             await self._start_agent_first(plane)
 
@@ -200,9 +195,7 @@ class DevCluster:
                 on_crash=self._crashed,
                 on_start=self._started,
             )
-        async with asyncio.TaskGroup() as group:
-            for zone in self.zones.values():
-                group.create_task(zone.restore(self._images))
+        await together(*(zone.restore(self._images) for zone in self.zones.values()))
 
     def _make_networks(self, programs: Mapping[str, Path]) -> dict[str, network.ZoneNetwork]:
         """Choose subnets and make bridges and firewall rules, on record before they exist."""
@@ -274,9 +267,10 @@ class DevCluster:
         """End everything; `leftovers` then holds what could not be removed (else empty)."""
         if not self._acquired:
             return
+        polite = [zone.pool for zone in self.zones.values()]
         if self.agent is not None:
-            await self.agent.stop(grace=3)
-        await asyncio.gather(*(zone.pool.stop(grace=3) for zone in self.zones.values()))
+            polite.append(self.agent)
+        await asyncio.gather(*(child.stop(grace=3) for child in polite))
         containerds = [zone.containerd for zone in self.zones.values() if zone.containerd]
         await asyncio.gather(*(one.kill() for one in containerds))
         if self.fault_admin is not None:

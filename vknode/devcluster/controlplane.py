@@ -23,6 +23,7 @@ from vknode.devcluster.kubeconfig import write_kubeconfig
 from vknode.devcluster.pki import Authority, KeyPair, key_pem, new_key, public_pem, write_private
 from vknode.devcluster.ports import pick_port
 from vknode.devcluster.process import Child, ChildFailed, Crash, log_tail
+from vknode.devcluster.together import together
 
 #: The name in the API server's client certificate; kubeadm's, and what the agent's
 #: `allowedClientNames` lists.
@@ -176,9 +177,7 @@ class ControlPlane:
         """Start all four and wait until they serve.
 
         Raises ChildFailed, with the log's end, if one dies or the time runs out."""
-        async with asyncio.TaskGroup() as group:
-            for child in self.children.values():
-                group.create_task(child.start())
+        await together(*(child.start() for child in self.children.values()))
         await self.ready()
 
     async def ready(self, within: float = READY_WITHIN) -> None:
@@ -213,12 +212,9 @@ class ControlPlane:
         """End all four: clients before their server, so that no log fills with errors."""
         order = (("kube-scheduler", "kube-controller-manager"), ("kube-apiserver",), ("etcd",))
         for names in order:
-            async with asyncio.TaskGroup() as group:
-                for name in names:
-                    if name in self.children:
-                        # Nothing here outlives us, so nothing needs a soft landing: the
-                        # API server would take seconds to drain its watches.
-                        group.create_task(self.children[name].kill())
+            # Nothing here outlives us, so nothing needs a soft landing: the API server
+            # would take seconds to drain its watches.
+            await together(*(self.children[name].kill() for name in names if name in self.children))
 
     def _child(self, name: str, *flags: str) -> None:
         self.children[name] = Child(

