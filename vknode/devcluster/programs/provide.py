@@ -116,10 +116,10 @@ def _wheel_folder(root: Path) -> Path:
 
 def _debian(programs: list[Program], env: Mapping[str, str], out: Progress) -> None:
     if not debian.can_install():
-        packages = " ".join(sorted({p.package for p in programs}))
+        names = " ".join(sorted({p.package for p in programs}))
         raise ProgramsMissing(
             f"{', '.join(p.name for p in programs)}: install the Debian packages (or your "
-            f"distribution's) as root: {packages}. Without containerd: vknode dev --runtime sim"
+            f"distribution's) as root: {names}. Without containerd: vknode dev --runtime sim"
         )
     folder = cache.cache_root(env) / "apt"
     # apt waits for another one's dpkg lock, but not for its package lists.
