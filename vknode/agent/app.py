@@ -81,7 +81,13 @@ class Agent:
     """One agent. `open`, then `run`, then `close`; `store`, `records` and `links` are what the
     kubelet API reads."""
 
-    def __init__(self, config: AgentConfig, *, reflector: ReflectorOptions | None = None) -> None:
+    def __init__(
+        self,
+        config: AgentConfig,
+        *,
+        reflector: ReflectorOptions | None = None,
+        link: Callable[[PoolConfig], Link] = make_link,
+    ) -> None:
         self.config = config
         self.store = PodStore()
         self.records: dict[str, PodRecord] = {}
@@ -90,6 +96,7 @@ class Agent:
         self.links: list[Link] = []
         self.metrics_address = ""
         self._reflector_options = reflector
+        self._make_link = link
         self._connection: Connection | None = None
         self._placements: dict[str, tuple[object, str, Placement]] = {}
         self._nodes: NodeController
@@ -99,7 +106,7 @@ class Agent:
     async def open(self) -> None:
         """Connects. Raises ConnectionConfigError, EndpointError, Unauthorized, Forbidden,
         Unreachable (the API server, after `START_PATIENCE` seconds), MetricsError."""
-        self.links = [make_link(pool) for pool in self.config.pools]
+        self.links = [self._make_link(pool) for pool in self.config.pools]
         self._connection = await connect(self.config.kubeconfig)
         self._client = KubeClient(self._connection, user_agent="vknode-agent")
         self.owner = f"{self.config.name}.{await self._cluster_uid()}"

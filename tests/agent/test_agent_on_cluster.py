@@ -1,0 +1,408 @@
+"""The agent in this process, on the real control plane, with a pool at the client's seam.
+
+What a user sees of Pods: started with one write, refused with a reason, waiting for what they
+name, ended in order, never started twice; and what an agent does that was away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+
+from tests.agent.fake_pool import FakePool
+from tests.conftest import ControlPlaneHandle
+from vknode.agent.app import Agent
+from vknode.agent.config import AgentConfig, DeletionConfig, KubeletConfig, PoolConfig
+from vknode.agent.orphans import OrphanRule
+from vknode.kube.client import KubeClient
+from vknode.kube.connection import connect
+from vknode.kube.errors import ApiError
+from vknode.pool.errors import NO_CAPACITY, REFUSED, RETRYABLE, UNSUPPORTED_FIELD, PoolFailure
+from vknode.pool.v1 import status_pb2
+
+pytestmark = pytest.mark.cluster
+
+
+class World:
+    """The API as a user, the pool, and agents that come and go."""
+
+    def __init__(self, client: KubeClient, namespace: str, kubeconfig: Path) -> None:
+        self.client = client
+        self.namespace = namespace
+        self.node = f"cell-{uuid.uuid4().hex[:6]}"
+        self.pool = FakePool([self.node])
+        self.config = AgentConfig(
+            file=Path("agent.yaml"),
+            name=f"agent-{self.node}",
+            pools=(PoolConfig("az1", "unix:/nowhere"),),
+            kubeconfig=kubeconfig,
+            kubelet=KubeletConfig(address="127.0.0.1", port=10250),
+        )
+
+    @asynccontextmanager
+    async def agent(self) -> AsyncIterator[Agent]:
+        agent = Agent(self.config, link=lambda pool: self.pool.link(pool.name))
+        stop = asyncio.Event()
+        await agent.open()
+        running = asyncio.create_task(agent.run(10250, stop))
+        try:
+            await self.until(lambda: agent.ready or running.done())
+            yield agent
+        finally:
+            stop.set()
+            try:
+                await running
+            finally:
+                await agent.close()
+
+    async def until(self, condition: Callable[[], Any], timeout: float = 15.0) -> None:
+        async with asyncio.timeout(timeout):
+            while not condition():
+                await asyncio.sleep(0.01)
+
+    def path(self, name: str = "", kind: str = "pods") -> str:
+        base = f"/api/v1/namespaces/{self.namespace}/{kind}"
+        return f"{base}/{name}" if name else base
+
+    async def create(self, name: str = "web", **spec: Any) -> str:
+        container = {"name": "main", "image": "busybox:1.36", **spec.pop("container", {})}
+        body = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "labels": {"app": name}},
+            "spec": {
+                "nodeName": self.node,
+                "terminationGracePeriodSeconds": 5,
+                "containers": [container],
+                **spec,
+            },
+        }
+        answer = await self.client.create(self.path(), msgspec.json.encode(body))
+        return str(msgspec.json.decode(answer)["metadata"]["uid"])
+
+    async def get(self, name: str = "web") -> dict[str, Any] | None:
+        try:
+            found: dict[str, Any] = msgspec.json.decode(await self.client.get(self.path(name)))
+        except ApiError as error:
+            if error.is_not_found:
+                return None
+            raise
+        return found
+
+    async def when(
+        self, condition: Callable[[dict[str, Any] | None], Any], name: str = "web"
+    ) -> dict[str, Any]:
+        """The Pod (or {}) as soon as the condition holds of it."""
+        pod = None
+        try:
+            async with asyncio.timeout(15):
+                while not condition(pod := await self.get(name)):
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            raise AssertionError(f"last seen: {pod}") from None
+        return pod or {}
+
+    async def phase(self, phase: str, name: str = "web") -> dict[str, Any]:
+        return await self.when(lambda pod: pod and pod["status"].get("phase") == phase, name)
+
+    async def delete(self, name: str = "web", grace: int | None = None) -> None:
+        await self.client.delete(self.path(name), grace_period_seconds=grace)
+
+    async def events(self, reason: str) -> list[dict[str, Any]]:
+        found = msgspec.json.decode(await self.client.get(self.path(kind="events")))
+        return [event for event in found["items"] if event["reason"] == reason]
+
+    async def event(self, reason: str) -> dict[str, Any]:
+        async with asyncio.timeout(10):
+            while not (found := await self.events(reason)):
+                await asyncio.sleep(0.05)
+        return found[0]
+
+
+@pytest.fixture
+async def world(control_plane: ControlPlaneHandle, namespace: str) -> AsyncIterator[World]:
+    connection = await connect(control_plane.kubeconfig)
+    client = KubeClient(connection)
+    world = World(client, namespace, control_plane.kubeconfig)
+    yield world
+    try:
+        await client.delete(f"/api/v1/nodes/{world.node}")
+    except ApiError as error:
+        assert error.is_not_found
+    await connection.close()
+
+
+async def test_a_start_is_one_write_and_is_timed(world: World) -> None:
+    async with world.agent() as agent:
+        before = agent._client.stats.requests.get("PATCH", 0)
+        gets = agent._client.stats.requests.get("GET", 0)
+        uid = await world.create()
+        pod = await world.phase("Running")
+        assert pod["status"]["podIP"] == "10.9.0.7"
+        assert pod["status"]["hostIP"] == "127.0.0.1"
+        ready = {c["type"]: c["status"] for c in pod["status"]["conditions"]}
+        assert ready["Ready"] == ready["PodReadyToStartContainers"] == "True"
+        await world.until(lambda: "status_written" in str(agent.metrics.timings.as_json()))
+        assert agent._client.stats.requests["PATCH"] - before == 1
+        # The only GET is that of kube-root-ca.crt, for the token volume.
+        assert agent._client.stats.requests["GET"] - gets <= 1
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"{agent.metrics_address}/debug/timings") as response,
+        ):
+            (timing,) = await response.json()
+        assert timing["uid"] == uid
+        assert timing["name"] == "web"
+        assert timing["seen"] <= timing["sandbox_asked"] <= timing["sandbox_accepted"]
+        assert timing["status_sent"] <= timing["status_written"]
+        token = world.pool.specs[uid].volumes[0].files.files
+        assert any(file.path == "token" and len(file.content) > 100 for file in token)
+
+
+async def test_an_end_is_confirmed_by_the_pool_before_the_object_goes(world: World) -> None:
+    world.pool.ends_by_itself = False
+    async with world.agent():
+        uid = await world.create()
+        await world.phase("Running")
+        await world.delete()
+        await world.until(lambda: world.pool.deletes)
+        assert world.pool.deletes == [(uid, 5)]
+        still = await world.get()
+        assert still is not None
+        assert "running" in still["status"]["containerStatuses"][0]["state"]
+        # A shorter grace reaches the pool.
+        await world.delete(grace=2)
+        await world.until(lambda: (uid, 2) in world.pool.deletes)
+        world.pool.end(uid)
+        await world.when(lambda pod: pod is None)
+
+
+async def test_the_same_name_again_is_another_sandbox(world: World) -> None:
+    async with world.agent():
+        uids = []
+        for _ in range(3):
+            uids.append(await world.create())
+            await world.phase("Running")
+            await world.delete()
+            await world.when(lambda pod: pod is None)
+        assert world.pool.creates == uids
+        assert len(set(uids)) == 3
+        assert not world.pool.sandboxes
+
+
+async def test_a_forced_deletion_ends_the_sandbox(world: World) -> None:
+    async with world.agent() as agent:
+        uid = await world.create()
+        await world.phase("Running")
+        await world.delete(grace=0)
+        await world.until(lambda: uid not in world.pool.sandboxes)
+        await world.until(lambda: uid not in agent.records)
+
+
+async def test_a_pod_deleted_while_the_pool_is_away_waits_for_it(world: World) -> None:
+    async with world.agent():
+        await world.create()
+        await world.phase("Running")
+        world.pool.away = True
+        await world.delete()
+        await asyncio.sleep(0.3)
+        assert await world.get() is not None
+        world.pool.away = False
+        await world.when(lambda pod: pod is None)
+
+
+async def test_an_unsupported_field_fails_at_once_with_its_path(world: World) -> None:
+    async with world.agent():
+        await world.create(volumes=[{"name": "n", "nfs": {"server": "x", "path": "/"}}])
+        pod = await world.phase("Failed")
+        assert pod["status"]["reason"] == "UnsupportedField"
+        assert "spec.volumes[0].nfs" in pod["status"]["message"]
+        event = await world.event("UnsupportedField")
+        assert "spec.volumes[0].nfs" in event["message"]
+        assert not world.pool.creates
+        await world.delete()
+        await world.when(lambda pod: pod is None)
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason", "words"),
+    [
+        (
+            PoolFailure(UNSUPPORTED_FIELD, "no probes here", field="containers[0].readiness_probe"),
+            "UnsupportedField",
+            "spec.containers[0].readinessProbe",
+        ),
+        (PoolFailure(REFUSED, "no such image policy"), "PoolRefused", "no such image policy"),
+        (PoolFailure(NO_CAPACITY, "the cell is full", field="cpu"), "OutOfcpu", "full"),
+    ],
+)
+async def test_what_the_pool_refuses_fails_with_its_words(
+    world: World, failure: PoolFailure, reason: str, words: str
+) -> None:
+    world.pool.create_failures = [failure]
+    async with world.agent():
+        await world.create()
+        pod = await world.phase("Failed")
+        assert pod["status"]["reason"] == reason
+        assert words in pod["status"]["message"]
+        await world.event(reason)
+
+
+async def test_a_pool_that_fails_for_now_is_tried_again(world: World) -> None:
+    world.pool.create_failures = [PoolFailure(RETRYABLE, "disk busy")] * 2
+    async with world.agent():
+        await world.create()
+        await world.phase("Running")
+        event = await world.event("FailedCreatePodSandBox")
+        assert "disk busy" in event["message"]
+
+
+async def test_a_missing_volume_holds_the_pod_until_it_is_there(world: World) -> None:
+    async with world.agent():
+        await world.create(
+            volumes=[{"name": "c", "configMap": {"name": "later"}}],
+            container={"volumeMounts": [{"name": "c", "mountPath": "/c"}]},
+        )
+        event = await world.event("FailedMount")
+        assert "later" in event["message"]
+        pod = await world.when(lambda pod: pod and pod["status"].get("containerStatuses"))
+        waiting = pod["status"]["containerStatuses"][0]["state"]["waiting"]
+        assert waiting["reason"] == "ContainerCreating"
+        assert not world.pool.creates
+        await world.client.create(
+            world.path(kind="configmaps"),
+            msgspec.json.encode({"metadata": {"name": "later"}, "data": {"k": "v"}}),
+        )
+        await world.phase("Running")
+
+
+async def test_a_missing_variable_holds_its_container_until_it_is_there(world: World) -> None:
+    env = [{"name": "K", "valueFrom": {"secretKeyRef": {"name": "later", "key": "k"}}}]
+    async with world.agent():
+        uid = await world.create(container={"env": env})
+        pod = await world.when(
+            lambda pod: pod and "CreateContainerConfigError" in str(pod["status"])
+        )
+        assert pod["status"]["phase"] == "Pending"
+        await world.client.create(
+            world.path(kind="secrets"),
+            msgspec.json.encode({"metadata": {"name": "later"}, "data": {"k": "dg=="}}),
+        )
+        await world.phase("Running")
+        env_sent = {e.name: e.value for e in world.pool.specs[uid].containers[0].env}
+        assert env_sent["K"] == "v"
+        assert env_sent["KUBERNETES_SERVICE_PORT"] == "443"
+
+
+async def test_changed_labels_reach_the_pool(world: World) -> None:
+    async with world.agent():
+        await world.create()
+        await world.phase("Running")
+        await world.client.patch(world.path("web"), b'{"metadata":{"labels":{"new":"yes"}}}')
+        await world.until(lambda: world.pool.updates)
+        assert world.pool.updates[0].labels["new"] == "yes"
+        await asyncio.sleep(0.2)
+        assert len(world.pool.updates) == 1
+
+
+async def test_an_agent_that_was_away_adopts_and_starts_nothing_twice(world: World) -> None:
+    async with world.agent():
+        kept = await world.create("kept")
+        ended = await world.create("ended")
+        await world.phase("Running", "kept")
+        await world.phase("Running", "ended")
+    # Nobody is there: one is deleted, one is made.
+    await world.delete("ended")
+    made = await world.create("made")
+    async with world.agent() as agent:
+        await world.phase("Running", "made")
+        await world.when(lambda pod: pod is None, "ended")
+        assert world.pool.creates == [kept, ended, made]
+        assert set(world.pool.sandboxes) == {kept, made}
+        kept_record = agent.records[kept]
+        assert kept_record.sandbox is not None
+        assert world.pool.updates == []
+
+
+async def test_a_sandbox_that_the_pool_lost_fails_its_pod(world: World) -> None:
+    async with world.agent():
+        uid = await world.create()
+        await world.phase("Running")
+        world.pool.lose(uid)
+        pod = await world.phase("Failed")
+        assert pod["status"]["reason"] == "SandboxLost"
+        assert world.pool.creates == [uid]
+
+
+async def test_orphans_are_collected_after_two_looks_and_a_question(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vknode.agent.app.OrphanRule", partial(OrphanRule, again_after=0.5))
+    async with world.agent():
+        orphan = await world.create("orphan")
+        await world.phase("Running", "orphan")
+        kept = await world.create("kept")
+        await world.phase("Running", "kept")
+    await world.delete("orphan", grace=0)
+    somebody_elses = status_pb2.Sandbox(uid="x", cell=world.node, owner="another agent")
+    world.pool.sandboxes["x"] = somebody_elses
+    async with world.agent():
+        await world.until(lambda: orphan not in world.pool.sandboxes)
+        assert set(world.pool.sandboxes) == {kept, "x"}
+
+
+async def test_the_brake_keeps_sandboxes_and_says_so(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vknode.agent.app.OrphanRule", partial(OrphanRule, again_after=0.2))
+    world.config = replace(world.config, deletion=DeletionConfig(0.3, 1))
+    async with world.agent():
+        for name in ("a", "b", "c"):
+            await world.create(name)
+            await world.phase("Running", name)
+    for name in ("a", "b", "c"):
+        await world.delete(name, grace=0)
+    async with world.agent() as agent:
+        brake = agent.metrics.brake.labels("az1")
+        await world.until(lambda: brake._value.get() == 3)
+        assert len(world.pool.sandboxes) == 3
+        assert not world.pool.deletes
+        events = msgspec.json.decode(await world.client.get("/api/v1/namespaces/default/events"))[
+            "items"
+        ]
+        async with asyncio.timeout(10):
+            while not any(
+                event["reason"] == "SandboxDeletionBraked"
+                and event["involvedObject"]["name"] == world.node
+                for event in events
+            ):
+                await asyncio.sleep(0.1)
+                events = msgspec.json.decode(
+                    await world.client.get("/api/v1/namespaces/default/events")
+                )["items"]
+
+
+async def test_forty_at_once(world: World) -> None:
+    async with world.agent() as agent:
+        before = agent._client.stats.requests.get("PATCH", 0)
+        names = [f"p{number}" for number in range(40)]
+        await asyncio.gather(*(world.create(name) for name in names))
+        for name in names:
+            await world.phase("Running", name)
+        assert len(set(world.pool.creates)) == len(world.pool.creates) == 40
+        assert agent._client.stats.requests["PATCH"] - before == 40
+        await asyncio.gather(*(world.delete(name) for name in names))
+        for name in names:
+            await world.when(lambda pod: pod is None, name)
+        assert not world.pool.sandboxes
+        await world.until(lambda: not agent.records)
