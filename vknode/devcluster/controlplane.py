@@ -1,9 +1,9 @@
 """etcd, kube-apiserver, kube-controller-manager and kube-scheduler as child processes.
 
-All four are started at once: the API server retries etcd and the other two retry
-the API server, so nobody waits for us in between, and readiness is one question
-to the API server (`/readyz`) and one to the controller manager's work (the
-`default` ServiceAccount, without which no Pod is admitted).
+etcd and the API server are started at once (the one retries the other), the other
+two when `/readyz` says so: they would look for the API server only once a second.
+All is ready when the controller manager has done some work: the `default`
+ServiceAccount, without which no Pod is admitted.
 
 Where a real cluster is set differently, the comment beside the flag says why.
 """
@@ -22,7 +22,7 @@ import aiohttp
 from vknode.devcluster.kubeconfig import write_kubeconfig
 from vknode.devcluster.pki import Authority, KeyPair, key_pem, new_key, public_pem, write_private
 from vknode.devcluster.ports import pick_port
-from vknode.devcluster.process import Child, ChildFailed, Crash, log_tail
+from vknode.devcluster.process import Child, ChildFailed, Crash, State, log_tail
 from vknode.devcluster.together import together
 
 #: The name in the API server's client certificate; kubeadm's, and what the agent's
@@ -159,6 +159,10 @@ class ControlPlane:
             "--leader-elect=false",
             # No metrics server of its own: one port less that may be taken.
             "--secure-port=0",
+            # The default of 20 requests a second makes its start take 5 s (it makes an
+            # account for each of its controllers) and a Deployment of 200 Pods 10 s.
+            "--kube-api-qps=500",
+            "--kube-api-burst=1000",
             # How often node conditions are turned into taints that evict. The default of
             # 5 s is for thousands of nodes; here it is time one watches a zone fail.
             "--node-monitor-period=1s",
@@ -177,34 +181,39 @@ class ControlPlane:
         """Start all four and wait until they serve.
 
         Raises ChildFailed, with the log's end, if one dies or the time runs out."""
-        await together(*(child.start() for child in self.children.values()))
+        first = ("etcd", "kube-apiserver")
+        await together(*(self.children[name].start() for name in first))
         await self.ready()
+        rest = [child for name, child in self.children.items() if name not in first]
+        await together(*(child.start() for child in rest))
+        await self._until_ok("/api/v1/namespaces/default/serviceaccounts/default", READY_WITHIN)
 
     async def ready(self, within: float = READY_WITHIN) -> None:
-        """Wait until the API server is ready and the controllers work.
+        """Wait until the API server is ready. Raises ChildFailed as `start` does."""
+        await self._until_ok("/readyz", within)
 
-        Raises ChildFailed as `start` does."""
+    async def _until_ok(self, path: str, within: float) -> None:
         deadline = time.monotonic() + within
         context = client_context(self.authority.cert, self.admin)
         connector = aiohttp.TCPConnector(ssl=context)
         async with aiohttp.ClientSession(
             connector=connector, timeout=aiohttp.ClientTimeout(total=5)
         ) as session:
-            for path in ("/readyz", "/api/v1/namespaces/default/serviceaccounts/default"):
-                while not await _ok(session, self.url + path):
-                    self._check_alive()
-                    if time.monotonic() > deadline:
-                        apiserver = self.children["kube-apiserver"]
-                        tail = "".join(f"\n    {one}" for one in log_tail(apiserver.log))
-                        raise ChildFailed(
-                            f"the control plane was not ready within {within:.0f} s "
-                            f"({path} does not answer 200); kube-apiserver's log ends:{tail}"
-                        )
-                    await asyncio.sleep(0.05)
+            while not await _ok(session, self.url + path):
+                self._check_alive()
+                if time.monotonic() > deadline:
+                    tail = "".join(
+                        f"\n    {one}" for one in log_tail(self.children["kube-apiserver"].log)
+                    )
+                    raise ChildFailed(
+                        f"the control plane was not ready within {within:.0f} s "
+                        f"({path} does not answer 200); kube-apiserver's log ends:{tail}"
+                    )
+                await asyncio.sleep(0.05)
 
     def _check_alive(self) -> None:
         for child in self.children.values():
-            if not child.running:
+            if child.state is State.DEAD:
                 tail = "".join(f"\n    {line}" for line in log_tail(child.log))
                 raise ChildFailed(f"{child.name} ended at its start; its log {child.log}:{tail}")
 
