@@ -24,10 +24,19 @@ NODE = NodeFacts(
 FACTS = StatusFacts(now="2026-03-01T10:00:00Z", host_ips=("192.168.1.10",))
 
 
-def pod(spec: str | Json = "", **metadata: Any) -> Json:
-    """A Pod around the YAML of its spec; a container "web" where it has none."""
+def pod(spec: str | Json = "", *, mount_all: bool = True, **metadata: Any) -> Json:
+    """A Pod around the YAML of its spec; a container "web" where it has none.
+
+    Volumes that no container mounts are mounted by the first one: others do nothing.
+    """
     parsed: Json = (yaml.safe_load(spec) if isinstance(spec, str) else spec) or {}
     parsed.setdefault("containers", [{"name": "web", "image": "web:1"}])
+    first = parsed["containers"][0]
+    mounted = {mount["name"] for mount in first.get("volumeMounts", ())}
+    for volume in parsed.get("volumes", ()):
+        if mount_all and volume["name"] not in mounted:
+            path = f"/mnt/{volume['name']}"
+            first.setdefault("volumeMounts", []).append({"name": volume["name"], "mountPath": path})
     parsed.setdefault("restartPolicy", "Always")
     parsed.setdefault("terminationGracePeriodSeconds", 30)
     parsed.setdefault("enableServiceLinks", True)

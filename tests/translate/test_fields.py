@@ -204,6 +204,16 @@ def test_a_pools_path_is_shown_as_the_pods(field: str, path: str) -> None:
     assert pool_path_to_pod_path(pod(spec), field) == path
 
 
+def test_volumes_have_other_numbers_where_some_are_not_mounted() -> None:
+    spec = """
+    volumes: [{name: unused, emptyDir: {}}, {name: h, hostPath: {path: /h}}]
+    containers: [{name: web, image: i, volumeMounts: [{name: h, mountPath: /h}]}]
+    """
+    one = pod(spec, mount_all=False)
+    assert pool_path_to_pod_path(one, "volumes[0].host_path") == "spec.volumes[1].hostPath"
+    assert pool_path_to_pod_path(one, "volumes[7].host_path") == "spec.volumes"
+
+
 def test_every_field_of_the_contract_maps_to_one_that_kubernetes_has() -> None:
     """Top-level and container fields: a pool may refuse any of them."""
     known = {path.replace("[]", "") for path in _KNOWN}

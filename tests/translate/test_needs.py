@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.translate.builders import UID, pod
+from tests.translate.builders import UID, pod, spec_of
 from vknode.translate.facts import TokenNeed
 from vknode.translate.needs import Reference, needs
 
@@ -76,3 +76,10 @@ def test_a_plain_pod_needs_only_services() -> None:
     found = needs(pod())
     assert (found.config_maps, found.secrets, found.tokens) == ({}, {}, ())
     assert found.services
+
+
+def test_what_nobody_mounts_is_not_waited_for() -> None:
+    """As seen with kubelet 1.37.2: such a Pod runs although the ConfigMap does not exist."""
+    one = pod("volumes: [{name: v, configMap: {name: gone}}]", mount_all=False)
+    assert needs(one).config_maps == {}
+    assert list(spec_of(one).volumes) == []

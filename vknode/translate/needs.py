@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from vknode.translate.facts import Json, TokenNeed
-from vknode.translate.paths import all_containers
+from vknode.translate.paths import all_containers, mounted_volumes
 
 # As the API server defaults it.
 DEFAULT_TOKEN_SECONDS = 3600
@@ -67,7 +67,10 @@ def needs(pod: Json) -> Needs:
                 add(found.config_maps, source["configMapKeyRef"], f"{path}.env[{index}]")
             elif source.get("secretKeyRef") is not None:
                 add(found.secrets, source["secretKeyRef"], f"{path}.env[{index}]")
+    mounted = {volume["name"] for volume in mounted_volumes(pod)}
     for index, volume in enumerate(pod["spec"].get("volumes", ())):
+        if volume["name"] not in mounted:
+            continue
         path = f"spec.volumes[{index}]"
         if volume.get("configMap") is not None:
             add(found.config_maps, volume["configMap"], path)

@@ -18,6 +18,17 @@ def all_containers(pod: Json) -> Iterator[tuple[str, Json]]:
             yield f"spec.{kind}[{index}]", container
 
 
+def mounted_volumes(pod: Json) -> list[Json]:
+    """Volumes that some container mounts. A kubelet never sets up the others, nor waits
+    for what they refer to; the sandbox does without them as well."""
+    used = {
+        mount["name"]
+        for _, container in all_containers(pod)
+        for mount in container.get("volumeMounts") or ()
+    }
+    return [volume for volume in pod["spec"].get("volumes") or () if volume["name"] in used]
+
+
 # Proto names that are not simply the Kubernetes name in snake case. None: the step has
 # no counterpart and vanishes.
 _POD = {
@@ -113,10 +124,13 @@ def _container(pod: Json, container: str, rest: list[tuple[str, str]]) -> str:
 
 
 def _volume(pod: Json, index: str, rest: list[tuple[str, str]]) -> str:
-    path = f"spec.volumes{index}"
+    volume = _item(mounted_volumes(pod), index)
+    if not volume:
+        return "spec.volumes"
+    # The sandbox has only the mounted ones: other numbers.
+    path = f"spec.volumes[{pod['spec']['volumes'].index(volume)}]"
     if rest and rest[0][0] == "files":
         # The files of a volume have other numbers than its items.
-        volume = _item(pod["spec"].get("volumes"), index)
         kinds = [kind for kind in volume if kind != "name"]
         return f"{path}.{kinds[0]}" if kinds else path
     return _join([path, *_inner(rest)])

@@ -18,7 +18,7 @@ from vknode.translate.lookup import (
     secret_bytes,
 )
 from vknode.translate.needs import token_need
-from vknode.translate.paths import all_containers
+from vknode.translate.paths import all_containers, mounted_volumes
 from vknode.translate.security import run_as_user
 
 _DEFAULT_MODE = 0o644
@@ -68,9 +68,9 @@ class _Content:
 def volumes(
     pod: Json, resolved: Resolved, node: NodeFacts
 ) -> list[spec_pb2.Volume] | VolumeNotReady:
-    """All volumes in order, or the first whose content is missing."""
+    """All volumes that are mounted, in order, or the first whose content is missing."""
     found = []
-    for volume in pod["spec"].get("volumes", ()):
+    for volume in mounted_volumes(pod):
         try:
             found.append(_volume(pod, volume, resolved, node))
         except (MissingReference, UnsupportedFieldError) as error:
