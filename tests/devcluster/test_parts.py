@@ -12,6 +12,7 @@ import socket
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,13 @@ from vknode.devcluster.identity import manifests_folder, rbac_documents
 from vknode.devcluster.pki import Authority
 from vknode.devcluster.ports import PortTaken, pick_port
 from vknode.devcluster.process import Child, ChildFailed, Crash, State
-from vknode.devcluster.state import StateDir, StateInUse, StateUnusable, default_state_dir
+from vknode.devcluster.state import (
+    StateDir,
+    StateInUse,
+    StateUnusable,
+    ZoneRecord,
+    default_state_dir,
+)
 from vknode.devcluster.zone import letters
 
 
@@ -179,6 +186,23 @@ def test_a_second_run_on_the_same_state_is_refused(short_path: Path) -> None:
     record = second.load()
     assert record is not None and record.owner.alive()
     second.release()
+
+
+def test_the_record_may_be_written_from_threads(short_path: Path) -> None:
+    state = StateDir(short_path)
+    state.acquire()
+    state.begin()
+    with ThreadPoolExecutor(8) as pool:
+        zone = ZoneRecord("az1", "/x", "n", "b")
+        jobs = [pool.submit(state.add_zones, [zone], "mark") for _ in range(50)]
+        jobs += [pool.submit(state.add_process, "child", os.getpid()) for _ in range(50)]
+    for job in jobs:
+        job.result()
+    record = state.load()
+    assert record is not None
+    assert len(record.processes) == 50 and len(record.zones) == 50
+    state.clear()
+    state.release()
 
 
 def test_clearing_keeps_what_is_not_ours(short_path: Path) -> None:

@@ -32,7 +32,7 @@ from vknode.devcluster.process import Child, ChildFailed, Crash, log_tail
 from vknode.devcluster.programs.cache import cache_root
 from vknode.devcluster.programs.catalog import CONTAINERD, CONTROL_PLANE
 from vknode.devcluster.programs.provide import locate, require
-from vknode.devcluster.state import StateDir
+from vknode.devcluster.state import StateDir, ZoneRecord
 from vknode.devcluster.sweep import sweep
 from vknode.devcluster.together import together
 from vknode.devcluster.zone import PoolOptions, Zone, prepare_images
@@ -199,24 +199,15 @@ class DevCluster:
 
     def _make_networks(self, programs: Mapping[str, Path]) -> dict[str, network.ZoneNetwork]:
         """Choose subnets and make bridges and firewall rules, on record before they exist."""
-        assert self.state.record is not None
         mark = f"vknode-dev-{self.id}"
         with network.reserving():
             block = network.choose_block(network.current_routes(programs["ip"]))
             networks = network.plan(self.id, self._zone_names, block)
-            for name, one in networks.items():
-                folder = self.state.run / "zones" / name
-                zone = Zone(
-                    name,
-                    folder,
-                    logs=self.state.logs,
-                    options=self._options,
-                    programs=programs,
-                    network=one,
-                )
-                self.state.record.zones.append(zone.record)
-            self.state.record.firewall_mark = mark
-            self.state.save()
+            records = [
+                ZoneRecord(name, str(self.state.run / "zones" / name), one.name, one.bridge)
+                for name, one in networks.items()
+            ]
+            self.state.add_zones(records, mark)
             for one in networks.values():
                 network.make_bridge(programs["ip"], one)
         network.open_firewall(programs["iptables"], block, mark)

@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import shutil
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -112,6 +113,8 @@ class StateDir:
         # Resolved, because mountinfo names mounts by their real path.
         self.path = path.resolve()
         self._lock: int | None = None
+        # The record is written from the event loop (children) and from threads (networks).
+        self._writing = threading.Lock()
         self.record: RunRecord | None = None
 
     @property
@@ -217,6 +220,10 @@ class StateDir:
     def save(self) -> None:
         """Write the record, atomically. Raises OSError (a full disk) before anything
         that it announces has been made."""
+        with self._writing:
+            self._save()
+
+    def _save(self) -> None:
         assert self.record is not None
         fresh = self.run_file.with_suffix(".new")
         fresh.write_text(self.record.dump())
@@ -224,12 +231,22 @@ class StateDir:
 
     def add_process(self, name: str, pid: int) -> None:
         """Put a child on record."""
-        assert self.record is not None
         started = process_start_time(pid)
-        if started is not None:
+        if started is None:
+            return  # gone already
+        with self._writing:
+            assert self.record is not None
             self.record.processes = [p for p in self.record.processes if p.alive()]
             self.record.processes.append(Process(name, pid, started))
-            self.save()
+            self._save()
+
+    def add_zones(self, zones: list[ZoneRecord], firewall_mark: str) -> None:
+        """Put what zones will have outside the directory on record, before it exists."""
+        with self._writing:
+            assert self.record is not None
+            self.record.zones += zones
+            self.record.firewall_mark = firewall_mark
+            self._save()
 
     def clear(self) -> list[str]:
         """Forget the run and its data; returns what could not be removed.
