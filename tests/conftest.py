@@ -13,12 +13,16 @@ from pathlib import Path
 import pytest
 
 from tests.clusters import ClusterThread, running
+from tests.support.fixtures import cri, kube, sim, sim_kube
 from vknode.devcluster.cluster import DevCluster
 from vknode.devcluster.controlplane import ControlPlane
 from vknode.devcluster.kubectl import Kubectl
 from vknode.devcluster.pki import KeyPair
 from vknode.devcluster.programs.catalog import CONTROL_PLANE, ProgramsMissing
 from vknode.devcluster.programs.provide import require
+
+#: Fixtures of whole clusters, shared by every folder.
+__all__ = ["cri", "kube", "sim", "sim_kube"]
 
 
 @dataclass(frozen=True)

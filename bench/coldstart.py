@@ -1,0 +1,215 @@
+"""How long does a Pod take from create to Running, beside the runtime's own calls?
+
+    python -m bench.coldstart [--rounds 5] [--serial 10] [--out out]
+
+One zone on one real containerd with a real control plane. In every round the raw
+CRI calls (the floor, `raw_cri.py`) and Pods through Kubernetes and vknode take
+turns, serially and in bursts, so that a machine that gets slower meets both. The
+ratios are of medians over the rounds. What a start consists of comes from the
+agent's own timing of each Pod. The last line is JSON; plots go to `--out`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from bench.plot import plot
+from bench.raw_cri import RawCri
+from bench.watcher import Watcher
+from vknode.devcluster.cluster import DevCluster
+from vknode.devcluster.ports import pick_port
+from vknode.kube.client import KubeClient
+from vknode.kube.connection import connect
+
+BURSTS = (4, 16, 40)
+RAW_WIDTHS = (2, 4, 6)
+PHASES = (
+    "bound",
+    "seen",
+    "sandbox_asked",
+    "sandbox_ready",
+    "container_started",
+    "status_written",
+    "running_seen",
+)
+
+
+@dataclass
+class Figures:
+    """Everything measured: milliseconds, and Pods a second."""
+
+    serial: list[float] = field(default_factory=list)
+    raw_serial: list[float] = field(default_factory=list)
+    bursts: dict[int, list[float]] = field(default_factory=lambda: {n: [] for n in BURSTS})
+    burst_times: dict[int, list[float]] = field(default_factory=lambda: {n: [] for n in BURSTS})
+    raw_bursts: dict[int, list[float]] = field(default_factory=lambda: {w: [] for w in RAW_WIDTHS})
+    phases: dict[str, list[float]] = field(default_factory=lambda: {p: [] for p in PHASES})
+
+    @property
+    def raw_best_width(self) -> int:
+        return max(self.raw_bursts, key=lambda w: statistics.median(self.raw_bursts[w]))
+
+    def summary(self, rounds: int) -> dict[str, Any]:
+        serial, raw = statistics.median(self.serial), statistics.median(self.raw_serial)
+        best = statistics.median(self.raw_bursts[self.raw_best_width])
+        burst = statistics.median(self.bursts[max(BURSTS)])
+        return {
+            "serial_p50_ms": round(serial, 1),
+            "serial_spread_ms": spread(self.serial),
+            "raw_serial_p50_ms": round(raw, 1),
+            "raw_serial_spread_ms": spread(self.raw_serial),
+            "serial_ratio": round(serial / raw, 3),
+            "burst_pods_per_s": round(burst, 2),
+            "burst_spread": spread(self.bursts[max(BURSTS)], 2),
+            "raw_best_pods_per_s": round(best, 2),
+            "raw_best_width": self.raw_best_width,
+            "raw_best_spread": spread(self.raw_bursts[self.raw_best_width], 2),
+            "burst_ratio": round(burst / best, 3),
+            "bursts_pods_per_s": {
+                str(n): round(statistics.median(v), 2) for n, v in self.bursts.items()
+            },
+            "burst_p50_ms": {
+                str(n): round(statistics.median(v)) for n, v in self.burst_times.items()
+            },
+            "phases_p50_ms": {
+                name: round(statistics.median(v), 1) for name, v in self.phases.items() if v
+            },
+            "rounds": rounds,
+        }
+
+
+def spread(values: Iterable[float], digits: int = 1) -> list[float]:
+    """The quartiles around the median."""
+    low, _, high = statistics.quantiles(values, n=4)
+    return [round(low, digits), round(high, digits)]
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+async def fetch_timings(url: str) -> dict[str, dict[str, Any]]:
+    """The agent's own timing of its last starts, by Pod name."""
+    async with aiohttp.ClientSession() as session, session.get(url) as response:
+        response.raise_for_status()
+        return {entry["name"]: entry for entry in await response.json()}
+
+
+async def measure(rounds: int, serial: int) -> Figures:
+    figures = Figures()
+    with tempfile.TemporaryDirectory(prefix="vkn-bench-") as folder:
+        metrics = f"127.0.0.1:{pick_port()}"
+        cluster = DevCluster(
+            Path(folder) / "s",
+            runtime="cri",
+            zones=1,
+            cells_per_zone=1,
+            agent_config={"metrics": {"listen": metrics}},
+        )
+        say("starting a cluster of one zone")
+        await cluster.start()
+        try:
+            connection = await connect(cluster.kubeconfig)
+            raw = RawCri(
+                str(cluster.zones["az1"].places.socket),
+                "docker.io/library/busybox:1.36",
+                Path(folder) / "raw",
+            )
+            try:
+                async with Watcher(KubeClient(connection)) as watcher:
+                    for number in range(rounds + 1):
+                        # The first round warms everything and is not counted.
+                        kept = figures if number else Figures()
+                        await one_round(
+                            f"http://{metrics}", kept, raw, watcher, number, rounds, serial
+                        )
+            finally:
+                await raw.close()
+                await connection.close()
+        finally:
+            await cluster.stop()
+    return figures
+
+
+async def one_round(
+    agent: str,
+    figures: Figures,
+    raw: RawCri,
+    watcher: Watcher,
+    number: int,
+    rounds: int,
+    serial: int,
+) -> None:
+    say(f"round {number} of {rounds}" + ("" if number else " (warming, not counted)"))
+    gc.collect()
+    starts: dict[str, float] = {}
+    for i in range(serial):
+        figures.raw_serial.append(1000 * await raw.start_one())
+        name = f"serial-{number}-{i}"
+        starts[name] = 1000 * await watcher.start(name)
+    figures.serial += starts.values()
+    timings = await fetch_timings(agent + "/debug/timings")
+    for name, whole in starts.items():
+        for phase, at in phases_of(timings[name], whole).items():
+            figures.phases[phase].append(at)
+    await raw.clear()
+    await watcher.clear()
+    for size in BURSTS:
+        rate, times = await watcher.burst([f"burst-{number}-{size}-{i}" for i in range(size)])
+        figures.bursts[size].append(rate)
+        figures.burst_times[size] += [1000 * t for t in times]
+        await watcher.clear()
+    for width in RAW_WIDTHS:
+        figures.raw_bursts[width].append(await raw.burst(max(BURSTS), width))
+        await raw.clear()
+    say(
+        f"  serial {statistics.median(starts.values()):.0f} ms, raw "
+        f"{statistics.median(figures.raw_serial[-serial:]):.0f} ms; burst of {max(BURSTS)} "
+        f"{figures.bursts[max(BURSTS)][-1]:.1f}/s, raw "
+        f"{max(v[-1] for v in figures.raw_bursts.values()):.1f}/s"
+    )
+
+
+def phases_of(timing: dict[str, Any], whole: float) -> dict[str, float]:
+    """Milliseconds of each step after the one before. The API server's clock has whole
+    seconds only, so the first step (create to the agent's sight of the bound Pod) is what
+    is left of the whole that the watcher saw."""
+    keys = ("seen", "sandbox_asked", "sandbox_ready", "container_started", "status_written")
+    at = [timing[key] / 1e6 for key in keys]
+    steps = {key: b - a for key, a, b in zip(keys[1:], at, at[1:], strict=False)}
+    return {"seen": whole - (at[-1] - at[0]), **steps}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="counted rounds (default 5)")
+    parser.add_argument("--serial", type=int, default=10, help="serial starts a round (default 10)")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder of the plot")
+    options = parser.parse_args()
+    if options.rounds < 2 or options.serial < 2:
+        parser.error("--rounds and --serial take at least 2: a spread needs two values")
+    figures = asyncio.run(measure(options.rounds, options.serial))
+    options.out.mkdir(parents=True, exist_ok=True)
+    picture = options.out / "coldstart.png"
+    plot(figures, picture)
+    say(f"plot: {picture}")
+    print(json.dumps(figures.summary(options.rounds)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
