@@ -86,6 +86,23 @@ async def test_addresses_are_unique_and_given_back() -> None:
         assert (await runtime.run_sandbox(make_spec(uid="one-more"), 0)).ips == boxes[4].ips
 
 
+async def test_a_stopped_sandbox_keeps_its_logs_and_frees_its_address() -> None:
+    config = SimConfig(latency=QUICK, subnet="10.9.0.0/28")
+    async with simulation(config) as runtime:
+        first, ref = await start(runtime, make_spec(["sh", "-c", "echo kept"]))
+        await next_exit(runtime)
+        await runtime.stop_sandbox("uid-1")
+        await runtime.stop_sandbox("uid-1")
+        assert await read_logs(runtime, ref) == b"kept\n"
+        (found,) = await runtime.inventory()
+        assert not found.ready and found.containers[0].exit is not None
+        boxes = [await runtime.run_sandbox(make_spec(uid=f"u{n}"), 0) for n in range(13)]
+        assert first.ips in {box.ips for box in boxes}
+        await runtime.remove_sandbox("uid-1")  # must not give the address back once more
+        with pytest.raises(Failure, match="no address is free"):
+            await runtime.run_sandbox(make_spec(uid="one-more"), 0)
+
+
 async def test_a_replayed_call_makes_nothing_new() -> None:
     async with simulation() as runtime:
         spec = make_spec()

@@ -3,6 +3,7 @@
     seed: 7                       # the same seed draws the same latencies and failures
     subnet: 10.70.0.0/16          # Pod IPs; without it one derived from the zone's name
     runtime_handlers: [gvisor]
+    networks: [tenant-a]          # names that SandboxSpec.network.name may have
     latency:                      # log-normal: two thirds lie within median / spread
       sandbox: {median: 60ms, spread: 1.4}      # and median * spread
       image_pull: {median: 200ms}
@@ -75,6 +76,7 @@ class SimConfig:
     seed: int = 0
     subnet: str = ""
     runtime_handlers: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
     latency: dict[str, Latency] = field(default_factory=dict)
     failures: dict[str, float] = field(default_factory=dict)
     outages: tuple[Outage, ...] = ()
@@ -91,6 +93,7 @@ DEFAULT_LATENCY = {
     "stop": Latency(0.020, 1.4),
 }
 _FAILURES = ("sandbox", "image_pull", "container")
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _MATCH = ("namespace", "name", "container", "image")
 
 
@@ -118,7 +121,16 @@ def parse_config(raw: Any) -> SimConfig:
     top = _mapping(
         "the document",
         {} if raw is None else raw,
-        ("seed", "subnet", "runtime_handlers", "latency", "failures", "outages", "scripts"),
+        (
+            "seed",
+            "subnet",
+            "runtime_handlers",
+            "networks",
+            "latency",
+            "failures",
+            "outages",
+            "scripts",
+        ),
     )
     latency = {}
     for what, entry in _mapping("latency", top.get("latency", {}), DEFAULT_LATENCY).items():
@@ -165,14 +177,8 @@ def parse_config(raw: Any) -> SimConfig:
     seed = top.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise SimConfigError(f"seed: {seed!r} is not a whole number")
-    handlers = _list("runtime_handlers", top.get("runtime_handlers", []))
-    for index, handler in enumerate(handlers):
-        if not isinstance(handler, str) or not re.fullmatch(
-            r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", handler
-        ):
-            raise SimConfigError(
-                f"runtime_handlers[{index}]: {handler!r} is not a DNS label such as gvisor"
-            )
+    handlers = _names("runtime_handlers", top.get("runtime_handlers", []))
+    networks = _names("networks", top.get("networks", []))
     subnet = top.get("subnet", "")
     if subnet:
         try:
@@ -185,7 +191,8 @@ def parse_config(raw: Any) -> SimConfig:
     return SimConfig(
         seed=seed,
         subnet=subnet,
-        runtime_handlers=tuple(handlers),
+        runtime_handlers=handlers,
+        networks=networks,
         latency=latency,
         failures=failures,
         outages=tuple(sorted(outages, key=lambda outage: outage.after)),
@@ -206,6 +213,14 @@ def _list(where: str, value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise SimConfigError(f"{where}: must be a list, not {type(value).__name__}")
     return value
+
+
+def _names(where: str, value: Any) -> tuple[str, ...]:
+    names = _list(where, value)
+    for index, name in enumerate(names):
+        if not isinstance(name, str) or not _LABEL.fullmatch(name):
+            raise SimConfigError(f"{where}[{index}]: {name!r} is not a DNS label such as gvisor")
+    return tuple(names)
 
 
 def _number(where: str, value: Any) -> float:

@@ -47,6 +47,8 @@ class Journal:
                 self.container(container)
                 if container.exit is not None:
                     self.exited(container)
+            if not sandbox.ready:
+                self.stopped(sandbox.spec.uid)
         fresh.replace(self._path)
         return list(sandboxes.values())
 
@@ -92,6 +94,9 @@ class Journal:
     def forgotten(self, container: SimContainer) -> None:
         self._write({"op": "forgotten", "uid": container.ref.uid, "id": container.ref.id})
 
+    def stopped(self, uid: str) -> None:
+        self._write({"op": "stopped", "uid": uid})
+
     def removed(self, uid: str) -> None:
         self._write({"op": "removed", "uid": uid})
 
@@ -133,6 +138,9 @@ def _apply(sandboxes: dict[str, SimSandbox], entry: dict[str, Any]) -> None:
             )
     elif op == "removed":
         sandboxes.pop(entry["uid"], None)
+    elif op == "stopped":
+        if (sandbox := sandboxes.get(entry["uid"])) is not None:
+            sandbox.ready = False
     elif (sandbox := sandboxes.get(entry["uid"])) is not None:
         for container in _of(sandbox.containers, entry["id"]):
             if op == "exit":

@@ -172,6 +172,10 @@ class SimRuntime:
             for container in group
         ]
         found: dict[str, FieldProblem] = {}
+        network = spec.network.name
+        if network and network not in self._config.networks:
+            message = f"the simulation has no network {network!r}"
+            found["network.name"] = FieldProblem("network.name", message)
         for key in spec.annotations:
             if key.startswith(PREFIX):
                 _, dot, target = key[len(PREFIX) :].partition(".")
@@ -274,6 +278,23 @@ class SimRuntime:
             if self._journal is not None:
                 self._journal.sandbox(sandbox)
 
+    async def stop_sandbox(self, uid: str) -> None:
+        self._here()
+        sandbox = self._sandboxes.get(uid)
+        if sandbox is None or not sandbox.ready:
+            return
+        for container in sandbox.containers:
+            self._finish(container, 137, signal=_SIGKILL)
+        self._give_back(sandbox)
+        sandbox.ready = False
+        if self._journal is not None:
+            self._journal.stopped(uid)
+
+    def _give_back(self, sandbox: SimSandbox) -> None:
+        if sandbox.ready and not sandbox.spec.network.host_network:
+            for address in sandbox.ips:
+                self._addresses.give_back(address)
+
     async def remove_sandbox(self, uid: str) -> None:
         self._here()
         sandbox = self._sandboxes.get(uid)
@@ -283,9 +304,7 @@ class SimRuntime:
     def _forget(self, sandbox: SimSandbox) -> None:
         for container in sandbox.containers:
             self._finish(container, 137, signal=_SIGKILL)
-        if not sandbox.spec.network.host_network:
-            for address in sandbox.ips:
-                self._addresses.give_back(address)
+        self._give_back(sandbox)
         del self._sandboxes[sandbox.spec.uid]
         if self._journal is not None:
             self._journal.removed(sandbox.spec.uid)
@@ -578,7 +597,7 @@ class SimRuntime:
     def _restore(self, journal: Journal) -> None:
         for sandbox in journal.load():
             self._sandboxes[sandbox.spec.uid] = sandbox
-            if not sandbox.spec.network.host_network:
+            if sandbox.ready and not sandbox.spec.network.host_network:
                 for address in sandbox.ips:
                     self._addresses.claim(address)
             for container in sandbox.containers:

@@ -144,10 +144,13 @@ def _echo(argv: list[str], world: World) -> Program:
 def _printf(argv: list[str], world: World) -> Program:
     if len(argv) < 2:
         return 1
-    text = _unescape(argv[1])
-    for word in argv[2:]:
-        text = re.sub(r"%[sd]", lambda _, word=word: word, text, count=1)  # type: ignore[misc]  # mypy cannot type a default argument of a lambda here
-    yield Out(1, re.sub(r"%[sd]", "", text).replace("%%", "%").encode())
+    words = iter(argv[2:])
+    text = re.sub(
+        r"%([sd%])",
+        lambda found: "%" if found[1] == "%" else next(words, ""),
+        _unescape(argv[1]),
+    )
+    yield Out(1, text.encode())
     return 0
 
 

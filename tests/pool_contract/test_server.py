@@ -1,0 +1,249 @@
+"""Where a pool listens, who may call it, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import ipaddress
+import socket
+import stat
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tests.pool_contract.fakes import FakeHost, served
+from vknode.pool.client import PoolClient
+from vknode.pool.endpoint import EndpointError, TlsFiles, parse_endpoint
+from vknode.pool.errors import NO_CAPACITY, REFUSED, RETRYABLE, PoolFailure
+from vknode.pool.runtimes.base import RuntimeAway
+from vknode.pool.server import PoolServer
+from vknode.pool.v1 import cell_pb2, spec_pb2
+
+
+async def test_socket_is_private_and_goes_away_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "pool.sock"
+    async with served(FakeHost(), path):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert not path.exists()
+
+
+async def test_stale_socket_is_replaced_a_living_one_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "pool.sock"
+    left = socket.socket(socket.AF_UNIX)
+    left.bind(str(path))
+    left.close()  # a killed process leaves the file behind
+    async with served(FakeHost(), path) as endpoint:
+        with pytest.raises(EndpointError, match="in use"):
+            await PoolServer(FakeHost(), parse_endpoint(endpoint)).start()
+        async with _client(endpoint) as client:  # and the first still serves
+            assert await client.delete("uid") is False
+
+
+async def test_something_else_in_the_sockets_place_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "precious"
+    path.write_text("data")
+    with pytest.raises(EndpointError, match="no socket"):
+        await PoolServer(FakeHost(), parse_endpoint(f"unix:{path}")).start()
+    assert path.read_text() == "data"
+    with pytest.raises(EndpointError, match="no directory"):
+        await PoolServer(FakeHost(), parse_endpoint(f"unix:{tmp_path}/none/x")).start()
+
+
+def test_tcp_without_tls_is_refused() -> None:
+    with pytest.raises(EndpointError, match=r"--tls-cert.*--tls-client-ca"):
+        PoolServer(FakeHost(), parse_endpoint("127.0.0.1:0"))
+    with pytest.raises(EndpointError, match="mutual TLS"):
+        PoolClient("p", "127.0.0.1:1")
+
+
+@pytest.mark.parametrize("text", ["", "unix:", "host", "host:port", "host:70000", "unix://x/y"])
+def test_wrong_endpoints_are_told(text: str) -> None:
+    with pytest.raises(EndpointError):
+        parse_endpoint(text)
+    with pytest.raises(EndpointError, match="107"):
+        parse_endpoint("unix:/" + "x" * 120)
+
+
+async def test_tls_takes_only_clients_of_its_ca(tmp_path: Path) -> None:
+    good, other = _Authority(tmp_path, "good"), _Authority(tmp_path, "other")
+    server_files = good.issue("server")
+    host = FakeHost()
+    server = PoolServer(host, parse_endpoint("127.0.0.1:0"), server_files)
+    endpoint = await server.start()
+    try:
+        with pytest.raises(EndpointError, match="cannot listen"):
+            await PoolServer(host, parse_endpoint(endpoint), server_files).start()
+        async with _client(endpoint, good.issue("agent")) as client:
+            assert await client.delete("uid") is False
+        stranger = other.issue("stranger")
+        wrong = TlsFiles(stranger.cert, stranger.key, good.ca)
+        async with _client(endpoint, wrong) as client:
+            with pytest.raises(PoolFailure) as caught:
+                await client.delete("uid", timeout=3)
+            assert caught.value.kind == RETRYABLE
+    finally:
+        await server.stop(0)
+
+
+async def test_unusable_tls_files_are_named(tmp_path: Path) -> None:
+    files = TlsFiles(tmp_path / "cert", tmp_path / "key", tmp_path / "ca")
+    with pytest.raises(EndpointError, match="cert: cannot be read"):
+        PoolServer(FakeHost(), parse_endpoint("127.0.0.1:0"), files)
+    (tmp_path / "cert").write_text("hello")
+    with pytest.raises(EndpointError, match="cert: holds no PEM block"):
+        PoolServer(FakeHost(), parse_endpoint("127.0.0.1:0"), files)
+
+
+async def test_health_follows_the_cells(tmp_path: Path) -> None:
+    host = FakeHost()
+    async with served(host, tmp_path / "s") as endpoint, grpc.aio.insecure_channel(endpoint) as ch:
+        watch = health_pb2_grpc.HealthStub(ch).Watch(health_pb2.HealthCheckRequest())  # type: ignore[attr-defined]  # its stubs lack the methods
+
+        async def until(wanted: int) -> None:
+            async with asyncio.timeout(5):
+                while (await watch.read()).status != wanted:
+                    pass
+
+        await until(health_pb2.HealthCheckResponse.SERVING)
+        sick = cell_pb2.Cell(name="z-a", zone="z", health=cell_pb2.HEALTH_UNHEALTHY)
+        host.cells.put_nowait(cell_pb2.WatchCellsResponse(cells=[sick]))
+        await until(health_pb2.HealthCheckResponse.NOT_SERVING)
+        watch.cancel()
+
+
+async def test_stop_ends_open_watches_within_a_second(tmp_path: Path) -> None:
+    host = FakeHost()
+    server = PoolServer(host, parse_endpoint(f"unix:{tmp_path}/s"))
+    endpoint = await server.start()
+    client = PoolClient("p", endpoint)
+    ended = asyncio.Event()
+    client_watch = PoolClient("p", endpoint, on_disconnected=lambda reason: ended.set())
+    watching = asyncio.create_task(_drain(client_watch))
+    try:
+        async with asyncio.timeout(5):
+            while not client_watch.connected:
+                await asyncio.sleep(0.01)
+            await server.stop()
+        await asyncio.wait_for(ended.wait(), 2)
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        await client.close()
+        await client_watch.close()
+
+
+async def _drain(client: PoolClient) -> None:
+    async for _ in client.cells():
+        pass
+
+
+async def test_every_failure_is_typed(tmp_path: Path) -> None:
+    host = FakeHost()
+    async with served(host, tmp_path / "s") as endpoint, _client(endpoint) as client:
+        spec = _spec()
+        host.failure = PoolFailure(NO_CAPACITY, "full", retry_after=1.5)
+        failure = await _failure(client, spec)
+        assert (failure.kind, failure.message, failure.retry_after) == (NO_CAPACITY, "full", 1.5)
+        host.failure = RuntimeAway("gone")
+        assert (await _failure(client, spec)).kind == RETRYABLE
+        host.failure = ValueError("the secret is 42")
+        failure = await _failure(client, spec)
+        assert failure.kind == RETRYABLE and "42" not in str(failure)
+        host.failure = None
+        spec.containers[0].image = ""
+        failure = await _failure(client, spec)
+        assert (failure.kind, failure.field) == (REFUSED, "containers[0].image")
+
+
+async def test_a_spec_of_many_megabytes_goes_through(tmp_path: Path) -> None:
+    async with served(FakeHost(), tmp_path / "s") as endpoint, _client(endpoint) as client:
+        spec = _spec()
+        files = spec.volumes.add(name="big").files.files
+        for number in range(12):
+            files.add(path=f"f{number}", content=bytes(1024 * 1024))
+        sandbox, _ = await client.create(spec, "owner")
+        assert sandbox.uid == spec.uid
+
+
+async def _failure(client: PoolClient, spec: spec_pb2.SandboxSpec) -> PoolFailure:
+    with pytest.raises(PoolFailure) as caught:
+        await client.create(spec, "owner")
+    return caught.value
+
+
+def _spec() -> spec_pb2.SandboxSpec:
+    spec = spec_pb2.SandboxSpec(
+        uid="uid-1",
+        namespace="default",
+        name="pod",
+        cell="z-a",
+        tenant="default",
+        restart_policy=spec_pb2.RESTART_POLICY_ALWAYS,
+    )
+    spec.containers.add(
+        name="main", image="busybox", image_pull_policy=spec_pb2.IMAGE_PULL_POLICY_ALWAYS
+    )
+    return spec
+
+
+class _client:
+    """A client that is closed at the end."""
+
+    def __init__(self, endpoint: str, tls: TlsFiles | None = None) -> None:
+        self._made = endpoint, tls
+
+    async def __aenter__(self) -> PoolClient:
+        self._client = PoolClient("test", *self._made)
+        return self._client
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.close()
+
+
+class _Authority:
+    """A CA that issues certificates for 127.0.0.1."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder, self._name = folder, name
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        self.ca = folder / f"{name}-ca.pem"
+        self.ca.write_bytes(self._sign(self._subject, self._key.public_key(), ca=True))
+
+    def _sign(self, subject: x509.Name, key: ec.EllipticCurvePublicKey, *, ca: bool) -> bytes:
+        now = datetime.datetime.now(datetime.UTC)
+        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._subject)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(minutes=1))
+            .not_valid_after(now + datetime.timedelta(hours=1))
+            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+            .add_extension(names, critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+        return certificate.public_bytes(serialization.Encoding.PEM)
+
+    def issue(self, name: str) -> TlsFiles:
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        cert_path, key_path = self._folder / f"{name}.pem", self._folder / f"{name}.key"
+        cert_path.write_bytes(self._sign(subject, key.public_key(), ca=False))
+        key_path.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+        return TlsFiles(cert_path, key_path, self.ca)

@@ -1,0 +1,1 @@
+"""The contract, as checks that run against any endpoint (`vknode pool-check`)."""

@@ -1,0 +1,115 @@
+"""Checks of what containers see (environment, files) and of usage."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+
+from vknode.pool.check.suite import Bench, CheckFailed, check, expect, expect_equal
+from vknode.pool.v1 import spec_pb2
+
+NEVER = spec_pb2.RESTART_POLICY_NEVER
+
+
+@check("environment: in order, the last of a name wins, values arrive unchanged")
+async def environment(bench: Bench) -> None:
+    spec = bench.spec()
+    value = "a b  c=\"d\" $HOME 'e' é"
+    for name, text in (("TWICE", "first"), ("PLAIN", value), ("TWICE", "second")):
+        spec.containers[0].env.add(name=name, value=text)
+    await bench.running(spec)
+    _, output, _ = await bench.exec(spec, ["env"])
+    lines = output.decode().splitlines()
+    expect(f"PLAIN={value}" in lines, "a value arrived changed")
+    expect("TWICE=second" in lines and "TWICE=first" not in lines, "the first of a name won")
+
+
+@check("Pod IP tokens are replaced in environment, command and args")
+async def ip_tokens(bench: Bench) -> None:
+    spec = bench.spec(["sh", "-c", "echo $ONE; echo @IP@"], policy=NEVER)
+    spec.containers[0].command[2] = "echo $ONE $ALL; echo __pod_ip__"
+    spec.pod_ip_token = "__pod_ip__"
+    spec.pod_ips_token = "__pod_all_ips__"
+    spec.containers[0].env.add(name="ONE", value="ip=__pod_ip__")
+    spec.containers[0].env.add(name="ALL", value="ips=__pod_all_ips__")
+    sandbox = await bench.finished(spec)
+    text = (await bench.logs(spec)).decode()
+    first = sandbox.pod_ips[0]
+    wanted = f"ip={first} ips={','.join(sandbox.pod_ips)}\n{first}\n"
+    expect_equal(text, wanted, "what the container printed")
+
+
+@check("the host name is the asked one")
+async def host_name(bench: Bench) -> None:
+    spec = bench.spec()
+    spec.network.hostname = "asked-name"
+    await bench.running(spec)
+    code, output, _ = await bench.exec(spec, ["hostname"])
+    expect_equal((code, output), (0, b"asked-name\n"), "exit code and output of hostname")
+
+
+def _files(spec: spec_pb2.SandboxSpec, name: str, **content: bytes) -> spec_pb2.Volume:
+    volume = spec.volumes.add(name=name)
+    for path, data in content.items():
+        volume.files.files.add(path=path, content=data, mode=0o644)
+    spec.containers[0].mounts.add(volume=name, path=f"/{name}", read_only=True)
+    return volume
+
+
+@check("6 MiB of volume files arrive byte for byte")
+async def big_volumes(bench: Bench) -> None:
+    spec = bench.spec()
+    block = bytes(range(256)) * 4096  # 1 MiB
+    for number in range(6):
+        _files(spec, f"big{number}", data=block)
+    await bench.running(spec)
+    for number in range(6):
+        code, output, _ = await bench.exec(spec, ["cat", f"/big{number}/data"])
+        expect_equal(code, 0, "exit code of cat")
+        expect_equal(hashlib.sha256(output).hexdigest(), hashlib.sha256(block).hexdigest(), "hash")
+
+
+@check("new volume content becomes visible without a restart")
+async def volume_refresh(bench: Bench) -> None:
+    spec = bench.spec()
+    volume = _files(spec, "config", key=b"one")
+    before = await bench.running(spec)
+    code, output, _ = await bench.exec(spec, ["cat", "/config/key"])
+    expect_equal((code, output), (0, b"one"), "the first content")
+    volume.files.files[0].content = b"two"
+    spec.generation = 2
+    await bench.client.update(spec)
+    deadline = time.monotonic() + 15
+    while output != b"two":
+        if time.monotonic() > deadline:
+            raise CheckFailed(f"15 s after the update the file still says {output!r}")
+        await asyncio.sleep(0.1)  # nothing tells when the container sees it
+        _, output, _ = await bench.exec(spec, ["cat", "/config/key"])
+    now = bench.observer.latest[spec.uid]
+    expect_equal(now.containers[0].container_id, before.containers[0].container_id, "container")
+
+
+@check("ListStats tells each container's usage, and can be narrowed")
+async def stats(bench: Bench) -> None:
+    spec, other = bench.spec(), bench.spec()
+    await asyncio.gather(bench.running(spec), bench.running(other))
+    deadline = time.monotonic() + 30
+    while True:  # a fresh container's first sample may take a moment
+        found = await bench.client.stats([spec.uid])
+        if found and found[0].containers and found[0].containers[0].usage.memory_working_set_bytes:
+            break
+        if time.monotonic() > deadline:
+            raise CheckFailed(f"no usage of a running container within 30 s: {found}")
+        await asyncio.sleep(0.5)
+    expect_equal([entry.uid for entry in found], [spec.uid], "the sandboxes asked for")
+    entry = found[0]
+    expect_equal((entry.namespace, entry.name), (spec.namespace, spec.name), "namespace and name")
+    expect_equal(entry.cell, spec.cell, "cell")
+    expect_equal([container.name for container in entry.containers], ["main"], "containers")
+    usage = entry.containers[0].usage
+    expect(usage.HasField("at"), "usage has no time")
+    expect(usage.cpu_nanoseconds > 0, "cpu_nanoseconds is 0")
+    everything = {entry.uid for entry in await bench.client.stats()}
+    expect({spec.uid, other.uid} <= everything, "a list of all lacks a running sandbox")
+    expect_equal(await bench.client.stats(cell="no-such-cell"), [], "usage in an unknown cell")
