@@ -93,7 +93,13 @@ def api() -> Api:
 
 
 def usual_pod(**spec: Any) -> dict[str, Any]:
-    return pod_json("u1", spec={"volumes": [TOKEN_VOLUME], **spec})
+    """A Pod whose container mounts all its volumes (others are not looked up)."""
+    pod = pod_json("u1", spec={"volumes": [TOKEN_VOLUME], **spec})
+    pod["spec"]["containers"][0]["volumeMounts"] = [
+        {"name": volume["name"], "mountPath": f"/{volume['name']}"}
+        for volume in pod["spec"]["volumes"]
+    ]
+    return pod
 
 
 async def test_everything_at_once_and_as_the_node(api: Api) -> None:
