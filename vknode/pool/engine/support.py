@@ -59,42 +59,6 @@ def problems(spec: spec_pb2.SandboxSpec) -> list[FieldProblem]:
     return found
 
 
-def faults(spec: spec_pb2.SandboxSpec) -> list[FieldProblem]:
-    """Every field of a spec that no pool could accept: REFUSED."""
-    found: list[FieldProblem] = []
-
-    def fault(path: str, message: str) -> None:
-        found.append(FieldProblem(path, message))
-
-    if not spec.uid or "/" in spec.uid or spec.uid in (".", ".."):
-        fault("uid", "must be the Pod's UID")
-    for name in ("namespace", "name", "cell", "tenant"):
-        if not getattr(spec, name):
-            fault(name, "must not be empty")
-    if spec.restart_policy == spec_pb2.RESTART_POLICY_UNSPECIFIED:
-        fault("restart_policy", "must be set")
-    if spec.termination_grace_period_seconds < 0:
-        fault("termination_grace_period_seconds", "must be 0 or more")
-    if spec.HasField("active_deadline_seconds") and spec.active_deadline_seconds < 1:
-        fault("active_deadline_seconds", "must be 1 or more, or absent")
-    if not spec.containers:
-        fault("containers", "must have at least one entry")
-    names: set[str] = set()
-    for group, containers in _groups(spec):
-        for index, container in enumerate(containers):
-            path = f"{group}[{index}]"
-            if not container.name:
-                fault(f"{path}.name", "must not be empty")
-            elif container.name in names:
-                fault(f"{path}.name", f"{container.name!r} is used by another container")
-            names.add(container.name)
-            if not container.image:
-                fault(f"{path}.image", "must not be empty")
-            if container.image_pull_policy == spec_pb2.IMAGE_PULL_POLICY_UNSPECIFIED:
-                fault(f"{path}.image_pull_policy", "must be set")
-    return found
-
-
 def update_problems(old: spec_pb2.SandboxSpec, new: spec_pb2.SandboxSpec) -> list[FieldProblem]:
     """Every change from `old` to `new` that cannot be made while it runs.
 
@@ -102,9 +66,18 @@ def update_problems(old: spec_pb2.SandboxSpec, new: spec_pb2.SandboxSpec) -> lis
     (a new image makes one at once); volume content, labels, annotations,
     credentials and the active deadline for the sandbox.
     """
+    before, after = _fixed(old), _fixed(new)
+    for index, container in enumerate(old.containers):
+        # What depends on the missing environment was not known before.
+        if container.config_error and index < len(after.containers):
+            for side in (before.containers[index], after.containers[index]):
+                side.ClearField("command")
+                side.ClearField("args")
+                for mount in side.mounts:
+                    mount.ClearField("sub_path")
     return [
         FieldProblem(path, "cannot be changed while the sandbox exists; recreate the Pod")
-        for path in _differences(_fixed(old), _fixed(new), "")
+        for path in _differences(before, after, "")
     ]
 
 
@@ -142,8 +115,12 @@ def _fixed(spec: spec_pb2.SandboxSpec) -> spec_pb2.SandboxSpec:
         kept.ClearField(name)
     for _, containers in _groups(kept):
         for container in containers:
-            for name in ("env", "image", "config_error", "command", "args"):
+            for name in ("env", "image", "config_error"):
                 container.ClearField(name)
+            # Other tokens each time they are made, though the command is the same.
+            for words in (container.command, container.args):
+                for token in filter(None, (spec.pod_ip_token, spec.pod_ips_token)):
+                    words[:] = [word.replace(token, "\0") for word in words]
     for volume in kept.volumes:
         if volume.WhichOneof("source") == "files":
             volume.files.ClearField("files")

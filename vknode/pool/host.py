@@ -1,0 +1,609 @@
+"""Drives all sandbox machines of a pool: actions onto the runtime, answers back.
+
+Theory of operation
+-------------------
+The host is the only place where the pure parts meet an event loop. For every sandbox
+it holds an `_Entry` with the machine. Whatever happens becomes an event for one
+machine (`_feed`): an answer, a runtime event, a timer, a request. The actions that
+come out are carried out at once: small ones here, runtime calls as one task each
+(`_fly`), through the gates:
+
+| gate   | holds                                    | width                 |
+|--------|------------------------------------------|-----------------------|
+| start  | new sandboxes and container starts       | runtime.best_width    |
+| pull   | image pulls                              | the same              |
+| look   | quick looks for an image                 | four times            |
+| end    | stop and removal of sandboxes, old ones  | half of it            |
+
+Container stops pass no gate: they mostly wait for a grace, and must not wait for
+one another. A start's slot is given back only after its answer was taken in, so the
+first container of a new sandbox is already queued, with the better priority.
+
+Status changes reach the journal through `telling`, calls the runtime through `calls`.
+
+Health: `HealthChanged(False)` makes all cells UNHEALTHY and every machine hold still;
+on the way back an inventory goes to every machine, then the cells are HEALTHY.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from vknode.pool import calls, gate
+from vknode.pool.alarms import Alarms
+from vknode.pool.cells import CellBook
+from vknode.pool.engine import steps, support
+from vknode.pool.engine.machine import SandboxMachine
+from vknode.pool.errors import (
+    NOT_FOUND,
+    REFUSED,
+    RETRYABLE,
+    UNSUPPORTED_FIELD,
+    PoolFailure,
+)
+from vknode.pool.journal import Journal
+from vknode.pool.runtimes.base import (
+    ContainerExited,
+    ContainerRef,
+    EventsLost,
+    Failure,
+    FieldProblem,
+    HealthChanged,
+    ObservedSandbox,
+    RunningSandbox,
+    Runtime,
+    RuntimeAway,
+    RuntimeEvent,
+    RuntimeInfo,
+    SandboxDied,
+)
+from vknode.pool.store import Store
+from vknode.pool.telling import Teller
+from vknode.pool.v1 import cell_pb2, pool_pb2, spec_pb2, status_pb2
+
+log = structlog.get_logger()
+
+_RETRY_SECONDS = (0.2, 5.0)  # an inventory that failed: first and longest wait
+
+
+@dataclass(slots=True, eq=False)
+class _Flight:
+    """A runtime call under way for one op."""
+
+    task: asyncio.Task[None] | None = None
+    begun: bool = False
+    droppable: bool = False  # may be cancelled even after it has begun
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    machine: SandboxMachine
+    flights: dict[int, _Flight] = field(default_factory=dict)
+    ended: dict[str, tuple[ContainerRef, asyncio.Event]] = field(default_factory=dict)
+
+
+class Host:
+    """One pool's sandboxes. `start` first, `close` last; all calls on one loop."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        store: Store,
+        cells: CellBook,
+        *,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        """`clock` gives nanoseconds since the Unix epoch."""
+        self.runtime = runtime
+        self.cells = cells
+        self.journal = Journal(secrets.token_hex(8))
+        self._teller = Teller(self.journal)
+        self._store = store
+        self._clock = clock
+        self._info: RuntimeInfo | None = None
+        self._entries: dict[str, _Entry] = {}
+        self._inbox: list[tuple[_Entry, steps.Event]] = []
+        self._feeding = False
+        self._alarms = Alarms(clock, self._ring)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
+        self._healthy = asyncio.Event()
+        self._inventory_task: asyncio.Task[None] | None = None
+        self._asking: set[str] = set()  # whose machines want an inventory
+        self._asking_all = False
+        self._cell_watchers: set[asyncio.Event] = set()
+        self._watchers: set[asyncio.Event] = set()
+        self._orphans: set[str] = set()  # being removed
+        width = runtime.best_width
+        self.start_gate = gate.Gate(width)
+        self.pull_gate = gate.Gate(width)
+        self.look_gate = gate.Gate(4 * width)
+        self.end_gate = gate.Gate(max(1, width // 2))
+
+    # -- life of the host -------------------------------------------------------
+
+    async def start(self) -> None:
+        """Connect, adopt what runs, remove what nobody asked for. Raises Failure
+        (RuntimeAway included) where the runtime cannot be used."""
+        self._info = await self.runtime.connect()
+        self.cells.describe(self._info)
+        seen = _by_uid(await self.runtime.inventory())
+        now = self._clock()
+        adopted = []
+        for stored in self._store.load():
+            spec = stored.spec
+            machine = SandboxMachine.adopt(
+                spec, stored.state, seen.pop(spec.uid, None), now, scheme=self._info.scheme
+            )
+            entry = _Entry(machine)
+            self._entries[spec.uid] = entry
+            if not machine.terminal:
+                self.cells.readmit(spec)
+            adopted.append(entry)
+        self._set_health(True)
+        self._spawn(self._follow_events())
+        for entry in adopted:
+            self._feed(entry, steps.Tick())
+        for uid in seen:
+            log.warning("orphan_sandbox_removed", uid=uid, why="no spec is stored for it")
+            self._orphans.add(uid)
+            self._spawn(self._remove_orphan(uid))
+        self._teller.settle()
+        # What happened between the inventory and the first event is in a second one.
+        self._asking_all = True
+        self._take_inventory()
+        log.info("host_started", adopted=len(adopted), orphans=len(seen))
+
+    async def close(self) -> None:
+        """Let go: sandboxes go on running. Idempotent."""
+        self._closing = True
+        self._alarms.close()
+        self._teller.close()
+        tasks = [*self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for waiter in (*self._cell_watchers, *self._watchers):
+            waiter.set()
+        await self.runtime.close()
+
+    # -- requests ---------------------------------------------------------------
+
+    async def create(
+        self, spec: spec_pb2.SandboxSpec, owner: str
+    ) -> tuple[status_pb2.Sandbox, bool]:
+        """Take a sandbox over. Raises PoolFailure; then nothing of it is kept."""
+        self._check_open()
+        entry = self._entries.get(spec.uid)
+        if entry is not None:
+            return entry.machine.status(), False
+        self._check_supported(spec)
+        if not self._healthy.is_set():
+            raise PoolFailure(RETRYABLE, "the pool's runtime is away; try again")
+        if spec.uid in self._orphans:
+            raise PoolFailure(RETRYABLE, "an older sandbox of this UID is being removed")
+        assert self._info is not None
+        kept = spec_pb2.SandboxSpec()
+        kept.CopyFrom(spec)
+        state = steps.Persisted(owner=owner, created_at=self._clock())
+        self.cells.admit(kept)
+        try:
+            self._store.save(kept, state)
+        except OSError as error:
+            self.cells.release(kept.uid)
+            raise _not_stored(error) from error
+        entry = _Entry(SandboxMachine(kept, state, scheme=self._info.scheme))
+        self._entries[kept.uid] = entry
+        self._feed(entry, steps.Tick())
+        return entry.machine.status(), True
+
+    async def update(self, spec: spec_pb2.SandboxSpec) -> status_pb2.Sandbox:
+        """Take a newer spec over. Raises PoolFailure; then the older one holds."""
+        self._check_open()
+        entry = self._entry(spec.uid)
+        machine = entry.machine
+        if spec.generation < machine.spec.generation:
+            raise PoolFailure(
+                REFUSED,
+                f"the pool has generation {machine.spec.generation} already",
+                field="generation",
+            )
+        if spec == machine.spec or machine.deleting or machine.terminal:
+            return machine.status()
+        _refuse(support.update_problems(machine.spec, spec))
+        self._check_supported(spec)
+        kept = spec_pb2.SandboxSpec()
+        kept.CopyFrom(spec)
+        try:
+            self._store.save(kept, machine.persisted)
+        except OSError as error:
+            raise _not_stored(error) from error
+        self._feed(entry, steps.Update(kept))
+        return machine.status()
+
+    async def delete(self, uid: str, grace: float | None, reason: str) -> bool:
+        """End a sandbox; `grace` in seconds, None for the spec's own. False: unknown."""
+        self._check_open()
+        entry = self._entries.get(uid)
+        if entry is None:
+            return False
+        self._feed(entry, steps.Delete(grace, reason))
+        return True
+
+    async def watch(
+        self, epoch: str, revision: int
+    ) -> AsyncIterator[pool_pb2.WatchSandboxesResponse]:
+        """Snapshot or replay, then changes, for ever. Close the iterator."""
+        awake = asyncio.Event()
+        self._teller.settle()
+        watcher = self.journal.watch(epoch, revision, awake.set)
+        self._watchers.add(awake)
+        try:
+            while not self._closing:
+                awake.clear()
+                batch = watcher.take()
+                if batch is not None:
+                    yield batch
+                else:
+                    await awake.wait()
+        finally:
+            watcher.close()
+            self._watchers.discard(awake)
+            if watcher.dropped:
+                log.warning("events_dropped", count=watcher.dropped)
+
+    async def watch_cells(self) -> AsyncIterator[cell_pb2.WatchCellsResponse]:
+        """All cells, then those that change, for ever. Close the iterator."""
+        changed = asyncio.Event()
+        self._cell_watchers.add(changed)
+        try:
+            version = self.cells.version
+            yield cell_pb2.WatchCellsResponse(snapshot=True, cells=self.cells.cells())
+            while not self._closing:
+                changed.clear()
+                if self.cells.version == version:
+                    await changed.wait()
+                    continue
+                cells, version = self.cells.cells(version), self.cells.version
+                yield cell_pb2.WatchCellsResponse(cells=cells)
+        finally:
+            self._cell_watchers.discard(changed)
+
+    def instance(
+        self, uid: str, container: str, previous: bool = False
+    ) -> tuple[ContainerRef, asyncio.Event]:
+        """The newest instance of a container (or the one before it), and an event that
+        is set once it has ended. Raises PoolFailure: NOT_FOUND for an unknown sandbox
+        or container or a missing previous instance, wrong state before the first."""
+        entry = self._entry(uid)
+        machine = entry.machine
+        try:
+            ref = machine.instance(container, previous=previous)
+        except KeyError:
+            raise PoolFailure(
+                NOT_FOUND, f"container {container!r} is not in sandbox {machine.spec.name!r}"
+            ) from None
+        if ref is None:
+            name = machine.spec.name
+            if previous:
+                raise PoolFailure(
+                    NOT_FOUND,
+                    f'previous terminated container "{container}" in pod "{name}" not found',
+                )
+            raise PoolFailure(
+                REFUSED,
+                f'container "{container}" in pod "{name}" is waiting to start: '
+                f"{_waiting_reason(machine.status(), container)}",
+                wrong_state=True,
+            )
+        runs = not previous and machine.running(container)
+        if not runs:
+            over = asyncio.Event()
+            over.set()
+            return ref, over
+        return ref, entry.ended.setdefault(ref.id, (ref, asyncio.Event()))[1]
+
+    def running_sandbox(self, uid: str) -> RunningSandbox:
+        """Raises PoolFailure: NOT_FOUND, or wrong state while it has no network."""
+        machine = self._entry(uid).machine
+        if machine.sandbox is None or machine.terminal:
+            raise PoolFailure(
+                REFUSED, f"pod {machine.spec.name!r} is not running", wrong_state=True
+            )
+        return machine.sandbox
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def _entry(self, uid: str) -> _Entry:
+        entry = self._entries.get(uid)
+        if entry is None:
+            raise PoolFailure(NOT_FOUND, f"this pool has no sandbox {uid!r}")
+        return entry
+
+    def _check_open(self) -> None:
+        if self._closing or self._info is None:
+            raise PoolFailure(RETRYABLE, "the pool is starting or stopping; try again")
+
+    def _check_supported(self, spec: spec_pb2.SandboxSpec) -> None:
+        _refuse(support.problems(spec) or self.runtime.problems(spec))
+
+    # -- machines ---------------------------------------------------------------
+
+    def _feed(self, entry: _Entry, event: steps.Event) -> None:
+        """An event for one machine, and everything that follows from it."""
+        self._inbox.append((entry, event))
+        if self._feeding:
+            return
+        self._feeding = True
+        try:
+            while self._inbox:
+                entry, event = self._inbox.pop(0)
+                for action in entry.machine.handle(event, self._clock()):
+                    self._act(entry, action)
+                self._after(entry)
+        finally:
+            self._feeding = False
+
+    def _act(self, entry: _Entry, action: steps.Action) -> None:
+        machine = entry.machine
+        if isinstance(action, steps.Emit):
+            self._teller.event(action.event)
+        elif isinstance(action, steps.Persist):
+            self._keep(machine.uid, action.state)
+        elif isinstance(action, steps.Observe):
+            self._asking.add(machine.uid)
+            self._take_inventory()
+        elif isinstance(action, steps.Cancel):
+            flight = entry.flights.get(action.op)
+            if flight is not None and (flight.droppable or not flight.begun):
+                assert flight.task is not None
+                flight.task.cancel()
+                del entry.flights[action.op]
+                self._inbox.append((entry, steps.Cancelled(action.op)))
+        else:
+            flight = _Flight(droppable=isinstance(action, steps.EnsureImage))
+            entry.flights[action.op] = flight
+            flight.task = self._spawn(self._fly(entry, action, flight))
+
+    def _after(self, entry: _Entry) -> None:
+        machine = entry.machine
+        if not machine.gone:
+            self._teller.changed(machine)
+        for key, (ref, over) in list(entry.ended.items()):
+            if machine.gone or machine.instance(ref.name) != ref or not machine.running(ref.name):
+                over.set()
+                del entry.ended[key]
+        if machine.terminal:
+            self.cells.release(machine.uid)
+        if machine.gone:
+            self._forget(entry)
+        else:
+            self._alarms.set(machine.uid, machine.wake_at)
+
+    def _ring(self, uid: str) -> None:
+        entry = self._entries.get(uid)
+        if entry is not None:
+            self._feed(entry, steps.Tick())
+
+    def _forget(self, entry: _Entry) -> None:
+        uid = entry.machine.uid
+        if self._entries.get(uid) is not entry:
+            return
+        del self._entries[uid]
+        self.cells.release(uid)
+        for flight in entry.flights.values():
+            if flight.task is not None and flight.task is not asyncio.current_task():
+                flight.task.cancel()
+        try:
+            self._store.remove(uid)
+        except OSError as error:
+            log.error("stored_spec_not_removed", uid=uid, error=str(error))
+        self._alarms.set(uid, None)
+        self._teller.gone(entry.machine)
+
+    def _keep(self, uid: str, state: steps.Persisted) -> None:
+        try:
+            self._store.save_state(uid, state)
+        except OSError as error:
+            # A deletion must not fail because a disk is full: it is what frees it.
+            log.error("state_not_stored", uid=uid, error=str(error))
+
+    # -- the runtime ------------------------------------------------------------
+
+    async def _fly(self, entry: _Entry, action: Any, flight: _Flight) -> None:
+        """Carry one action out and bring its answer back."""
+        lane, priority = self._lane(action)
+        if lane is None:
+            flight.begun = True
+            self._land(
+                entry,
+                action,
+                flight,
+                await calls.carry_out(self.runtime, entry.machine, action, self._clock),
+            )
+            return
+        async with lane.enter(priority):
+            flight.begun = True
+            # Still inside: what follows from the answer queues up first.
+            self._land(
+                entry,
+                action,
+                flight,
+                await calls.carry_out(self.runtime, entry.machine, action, self._clock),
+            )
+
+    def _land(self, entry: _Entry, action: Any, flight: _Flight, answer: steps.Event) -> None:
+        if entry.flights.get(action.op) is flight:
+            del entry.flights[action.op]
+            self._feed(entry, answer)
+
+    def _lane(self, action: Any) -> tuple[gate.Gate | None, int]:
+        if isinstance(action, steps.StartContainer):
+            return self.start_gate, gate.START_CONTAINER
+        if isinstance(action, steps.RunSandbox):
+            return self.start_gate, gate.NEW_SANDBOX
+        if isinstance(action, steps.EnsureImage):
+            quick = action.policy == spec_pb2.IMAGE_PULL_POLICY_NEVER
+            return (self.look_gate if quick else self.pull_gate), 0
+        if isinstance(action, steps.RemoveSandbox | steps.StopSandbox):
+            return self.end_gate, 0
+        if isinstance(action, steps.RemoveContainer):
+            return self.end_gate, 1
+        return None, 0
+
+    async def _follow_events(self) -> None:
+        while True:
+            try:
+                async with contextlib.aclosing(_generator(self.runtime.events())) as events:
+                    async for event in events:
+                        self._runtime_event(event)
+                log.error("runtime_events_ended")
+            except Failure as error:
+                log.warning("runtime_events_failed", reason=error.reason)
+            await asyncio.sleep(1)
+            self._asking_all = True
+            self._take_inventory()
+
+    def _runtime_event(self, event: RuntimeEvent) -> None:
+        if isinstance(event, ContainerExited):
+            entry = self._entries.get(event.ref.uid)
+            if entry is not None:
+                self._feed(entry, event)
+        elif isinstance(event, SandboxDied):
+            entry = self._entries.get(event.uid)
+            if entry is not None:
+                self._feed(entry, event)
+        elif isinstance(event, EventsLost):
+            self._asking_all = True
+            self._take_inventory()
+        elif isinstance(event, HealthChanged):
+            if event.healthy:
+                self._asking_all = True
+                self._take_inventory()
+            else:
+                self._lose_runtime(event.reason, event.message)
+
+    def _lose_runtime(self, reason: str, message: str) -> None:
+        self._set_health(False, reason, message)
+        for entry in list(self._entries.values()):
+            self._feed(entry, steps.RuntimeLost())
+
+    def _set_health(self, healthy: bool, reason: str = "", message: str = "") -> None:
+        if healthy:
+            self._healthy.set()
+        else:
+            self._healthy.clear()
+        version = self.cells.version
+        self.cells.set_health(healthy, reason, message)
+        if self.cells.version != version:
+            log.info("pool_health", healthy=healthy, reason=reason)
+            for waiter in self._cell_watchers:
+                waiter.set()
+
+    def _take_inventory(self) -> None:
+        """One at a time; whoever asks meanwhile is served by the next."""
+        if self._inventory_task is None and not self._closing:
+            self._inventory_task = self._spawn(self._inventory())
+
+    async def _inventory(self) -> None:
+        wait, longest = _RETRY_SECONDS
+        try:
+            while self._asking or self._asking_all:
+                everyone, asking = self._asking_all, self._asking
+                self._asking_all, self._asking = False, set()
+                as_of = self._clock()
+                try:
+                    seen = _by_uid(await self.runtime.inventory())
+                except Failure as error:
+                    log.warning("inventory_failed", reason=error.reason)
+                    if isinstance(error, RuntimeAway) and self._healthy.is_set():
+                        self._lose_runtime(error.reason, error.message)
+                    self._asking_all = self._asking_all or everyone
+                    self._asking |= asking
+                    await asyncio.sleep(wait)
+                    wait = min(wait * 2, longest)
+                    continue
+                if everyone or not self._healthy.is_set():
+                    self._set_health(True)
+                    asking = set(self._entries)
+                for uid in asking:
+                    entry = self._entries.get(uid)
+                    if entry is not None:
+                        self._feed(entry, steps.Observed(seen.get(uid), as_of))
+        finally:
+            self._inventory_task = None
+
+    async def _remove_orphan(self, uid: str) -> None:
+        wait, longest = _RETRY_SECONDS
+        while True:
+            try:
+                async with self.end_gate.enter():
+                    await self.runtime.remove_sandbox(uid)
+                self._orphans.discard(uid)
+                return
+            except Failure as error:
+                log.warning("orphan_not_removed", uid=uid, reason=error.reason)
+                await asyncio.sleep(wait)
+                wait = min(wait * 2, longest)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._spent)
+        return task
+
+    def _spent(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("host_task_failed", exc_info=task.exception())
+
+
+def _waiting_reason(status: status_pb2.Sandbox, container: str) -> str:
+    for group in (status.init_containers, status.containers):
+        for one in group:
+            if one.name == container:
+                return one.state.waiting.reason or "ContainerCreating"
+    return "ContainerCreating"
+
+
+def _refuse(problems: list[FieldProblem]) -> None:
+    """Raises PoolFailure(UNSUPPORTED_FIELD) for the first; the rest is in the message."""
+    if problems:
+        message = problems[0].message
+        if len(problems) > 1:
+            message += " (also: " + ", ".join(p.path for p in problems[1:6]) + ")"
+        raise PoolFailure(UNSUPPORTED_FIELD, message, field=problems[0].path)
+
+
+def _not_stored(error: OSError) -> PoolFailure:
+    return PoolFailure(
+        RETRYABLE, f"the pool cannot store the spec: {error.strerror} ({error.filename})"
+    )
+
+
+def _by_uid(observed: list[ObservedSandbox]) -> dict[str, ObservedSandbox]:
+    """The newest attempt of each, with the instances of all."""
+    found: dict[str, ObservedSandbox] = {}
+    for one in observed:
+        other = found.get(one.uid)
+        if other is None:
+            found[one.uid] = one
+            continue
+        newer = max(one, other, key=lambda s: s.attempt)
+        found[one.uid] = dataclasses.replace(newer, containers=(*other.containers, *one.containers))
+    return found
+
+
+async def _generator(events: AsyncIterator[RuntimeEvent]) -> AsyncGenerator[RuntimeEvent, None]:
+    async for event in events:
+        yield event
