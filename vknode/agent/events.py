@@ -34,6 +34,9 @@ NORMAL = "Normal"
 WARNING = "Warning"
 MAX_PENDING = 1000
 MAX_TRIES = 12
+# Seconds between the first Event of a series and its writing. The Events of a Pod's start come
+# together with its status; people can wait for the one, controllers should not for the other.
+WRITE_AFTER = 0.2
 NAME_STEM = 200  # of the 253 of an object's name
 
 
@@ -57,12 +60,15 @@ class EventRecorder:
         component: str = "kubelet",
         reporter: str = "vknode",
         max_pending: int = MAX_PENDING,
+        after: float = WRITE_AFTER,
     ) -> None:
+        """`after`: seconds an Event may wait; see `WRITE_AFTER`."""
         self.stats = EventStats()
         self._client = client
         self._component = component
         self._reporter = reporter
         self._max_pending = max_pending
+        self._after = after
         self._correlator = EventCorrelator(make_name=self._make_name)
         self._pending: OrderedDict[str, Record] = OrderedDict()
         self._wake = asyncio.Event()
@@ -105,6 +111,7 @@ class EventRecorder:
                 self._idle.set()
                 self._wake.clear()
                 await self._wake.wait()
+                await asyncio.sleep(self._after)
             _, record = self._pending.popitem(last=False)
             await self._write(record)
 
