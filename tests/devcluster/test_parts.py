@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from vknode.devcluster import images, network
 from vknode.devcluster.containerd import Places, lacks_sys_resource, render_config
 from vknode.devcluster.identity import manifests_folder, rbac_documents
+from vknode.devcluster.nodes import is_ready
 from vknode.devcluster.pki import Authority
 from vknode.devcluster.ports import PortTaken, pick_port
 from vknode.devcluster.process import Child, ChildFailed, Crash, State
@@ -319,3 +320,14 @@ def test_image_layout_is_reproducible(tmp_path: Path) -> None:
     entry = images.Entry("bin/x", b"content", 0o755)
     assert layout_one.layer([entry]) == layout_two.layer([entry])
     json.dumps(layout_one.layer([entry]))
+
+
+def test_a_node_is_ready_once_the_scheduler_may_use_it() -> None:
+    ready = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+    tainted = {"taints": [{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}]}
+    chosen = {"taints": [{"key": "example.com/gpu", "effect": "NoSchedule"}]}
+    assert is_ready(ready)
+    assert is_ready({**ready, "spec": chosen}), "a taint of the user's own is no sign of trouble"
+    assert not is_ready({**ready, "spec": tainted})
+    assert not is_ready({"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}})
+    assert not is_ready({})

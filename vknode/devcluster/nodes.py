@@ -8,11 +8,18 @@ from typing import Any
 
 import aiohttp
 
+#: Set on every new Node, and taken away by the node lifecycle controller a moment after
+#: the Ready condition turned True; until then the scheduler passes the node by.
+UNREADY_TAINTS = frozenset({"node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"})
+
 
 def is_ready(node: dict[str, Any]) -> bool:
-    """Whether a Node's Ready condition is True."""
+    """Whether a Node's Ready condition is True and the scheduler may use it for that."""
     conditions = node.get("status", {}).get("conditions", [])
-    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+    taints = node.get("spec", {}).get("taints", [])
+    return any(
+        one["type"] == "Ready" and one["status"] == "True" for one in conditions
+    ) and not any(one["key"] in UNREADY_TAINTS for one in taints)
 
 
 async def wait_for_nodes(
@@ -22,15 +29,23 @@ async def wait_for_nodes(
     *,
     timeout: float,
 ) -> dict[str, bool]:
-    """Watch Nodes until `done` says so of {name: ready}; returns that.
+    """Watch Nodes until `done` says so of {name: ready}; returns that. A KeyError from
+    `done` is a node that has not been seen yet: not done.
 
     Raises TimeoutError with what was seen last."""
     seen: dict[str, bool] = {}
     # No resourceVersion: the watch begins with every Node that exists, as ADDED.
     watch = f"{url}/api/v1/nodes?watch=true&timeoutSeconds={int(timeout) + 1}"
     unbounded = aiohttp.ClientTimeout(total=timeout)
+
+    def satisfied() -> bool:
+        try:
+            return done(seen)
+        except KeyError:
+            return False
+
     try:
-        if done(seen):
+        if satisfied():
             return seen
         async with session.get(watch, timeout=unbounded) as answer:
             answer.raise_for_status()
@@ -45,7 +60,7 @@ async def wait_for_nodes(
                         seen.pop(name, None)
                     elif node["kind"] == "Node":
                         seen[name] = is_ready(node)
-                    if done(seen):
+                    if satisfied():
                         return seen
     except TimeoutError:
         pass
