@@ -94,6 +94,20 @@ async def test_a_writer_waits_for_a_command_that_does_not_read(harness: Harness)
     await streams.close()
 
 
+async def test_a_command_that_stops_reading_still_tells_its_end(harness: Harness) -> None:
+    _, ref = await harness.start(pod())
+    streams = await harness.runtime.exec(
+        ref, command("sh", "-c", "head -c 1 | wc -c; exit 9", stdin=True)
+    )
+
+    # More than the pipes hold makes containerd 1.6 wait for ever (for a kubelet too).
+    await streams.write(bytes(65536))
+    assert await collect(streams) == (b"1\n", b"")
+    assert await streams.exit_code() == 9
+    await streams.write(b"too late")
+    await streams.close()
+
+
 async def test_a_terminal_has_the_size_it_is_told(harness: Harness) -> None:
     _, ref = await harness.start(pod())
     streams = await harness.runtime.exec(ref, command("sh", stdin=True, tty=True))

@@ -81,7 +81,7 @@ def translate(reason: str, error: grpc.aio.AioRpcError, endpoint: str) -> Except
         return NotFound(text)
     if error.code() == grpc.StatusCode.UNAVAILABLE:
         return RuntimeAway(f"the container runtime at {endpoint} cannot be reached")
-    if "is reserved for" in text:
+    if "is reserved" in text:
         return Reserved(text)
     if error.code() == grpc.StatusCode.CANCELLED or "server is not initialized yet" in text:
         return RuntimeAway(f"the container runtime at {endpoint} is not ready: {text}")

@@ -10,6 +10,7 @@ class Known:
 
     def __init__(self) -> None:
         self.containers: dict[str, ContainerRef] = {}
+        self.started: dict[str, int] = {}  # ns, by container ID
         # ID to UID; those being stopped by us are in `stopping` too.
         self.sandboxes: dict[str, str] = {}
         self.stopping: set[str] = set()
@@ -25,6 +26,7 @@ class Known:
 
     def forget_container(self, container_id: str) -> None:
         self.containers.pop(container_id, None)
+        self.started.pop(container_id, None)
         self.ended.discard(container_id)
 
     def forget_sandbox(self, sandbox_id: str) -> None:

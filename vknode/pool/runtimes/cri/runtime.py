@@ -61,7 +61,9 @@ class CriRuntime:
 
     def __init__(self, options: CriOptions) -> None:
         self._options = options
-        self._paths = Layout(options.state_dir, options.memory_dir or options.state_dir / "memory")
+        # The runtime has another working folder than we.
+        state_dir = options.state_dir.absolute()
+        self._paths = Layout(state_dir, (options.memory_dir or state_dir / "memory").absolute())
         self._client = CriClient(options.endpoint)
         self._known = Known()
         self._features = Features()
@@ -89,7 +91,7 @@ class CriRuntime:
         if problem is not None:
             raise RuntimeAway(f"{problem[0]}: {problem[1]}")
         self._features = features_.learn(version, status)
-        self._options.state_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+        self._paths.state_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
         return RuntimeInfo(
             scheme=version.runtime_name,
             version=version.runtime_version,
@@ -98,6 +100,7 @@ class CriRuntime:
         )
 
     async def close(self) -> None:
+        await self._sandboxes.close()
         await self._client.close()
         self._volumes.close()
 
@@ -223,17 +226,16 @@ class CriRuntime:
         try:
             await asyncio.sleep(0)  # the request leaves; volumes are made meanwhile
             self._volumes.prepare(spec)
-            sandbox = await running
-            self._volumes.write_hosts(spec, sandbox.ips)
-        except BaseException as error:
-            running.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Failure):
-                made = await running
-                if not isinstance(error, asyncio.CancelledError):
-                    await self._sandboxes.remove(made.id)
-            if isinstance(error, OSError):
-                raise Failure("FailedCreatePodSandBox", f"cannot write: {error}") from None
+        except BaseException:
+            with contextlib.suppress(Failure):
+                await self._sandboxes.remove((await running).id)
             raise
+        sandbox = await running
+        try:
+            self._volumes.write_hosts(spec, sandbox.ips)
+        except OSError as error:
+            await self._sandboxes.remove(sandbox.id)
+            raise Failure("FailedCreatePodSandBox", f"cannot write: {error}") from None
         return sandbox
 
     async def start_container(
@@ -274,7 +276,9 @@ class CriRuntime:
             )
             ref = ContainerRef(spec.uid, container.name, attempt, container_id)
             self._known.containers[container_id] = ref
-            return await self._containers.start(ref)
+            started = await self._containers.start(ref)
+            self._known.started[container_id] = started.started_at
+            return started
         except Failure:
             self._volumes.forget_container(spec.uid, container.name, attempt)
             raise
@@ -369,7 +373,9 @@ class CriRuntime:
                 with contextlib.suppress(OSError):
                     path = self._paths.log_file(ref.uid, ref.name, ref.attempt)
                     sizes[ref.id] = path.stat().st_size
-        return stats_.sandbox_stats(items, await self._sandbox_stats(selector), {}, sizes)
+        return stats_.sandbox_stats(
+            items, await self._sandbox_stats(selector), self._known.started, sizes
+        )
 
     async def _sandbox_stats(self, selector: dict[str, str]) -> dict[str, cri_pb2.PodSandboxStats]:
         request = cri_pb2.ListPodSandboxStatsRequest(

@@ -44,9 +44,39 @@ class Sandboxes:
         self._containers = containers
         self._known = known
         self._pool = pool
+        self._making: dict[str, set[asyncio.Task[RunningSandbox]]] = {}
 
     async def run(self, config: cri_pb2.PodSandboxConfig, handler: str) -> RunningSandbox:
-        """Raises Failure("FailedCreatePodSandBox"); then nothing of this attempt is left."""
+        """Raises Failure("FailedCreatePodSandBox"); then nothing of this attempt is left.
+
+        A cancelled call goes on in the background, for a runtime may finish a sandbox
+        after its caller is gone; `remove_all` waits for it, so that nothing is missed.
+        """
+        uid = config.metadata.uid
+        if uid in self._making:
+            await asyncio.wait(list(self._making[uid]))
+        task = asyncio.create_task(self._make(config, handler))
+        making = self._making.setdefault(uid, set())
+        making.add(task)
+        task.add_done_callback(lambda done: self._made(uid, done))
+        return await asyncio.shield(task)
+
+    def _made(self, uid: str, task: asyncio.Task[RunningSandbox]) -> None:
+        making = self._making[uid]
+        making.discard(task)
+        if not making:
+            del self._making[uid]
+        if not task.cancelled():
+            task.exception()  # whoever waited has it; nobody may
+
+    async def close(self) -> None:
+        """Gives up what is still being made."""
+        left = [task for making in self._making.values() for task in making]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+    async def _make(self, config: cri_pb2.PodSandboxConfig, handler: str) -> RunningSandbox:
         uid, attempt = config.metadata.uid, config.metadata.attempt
         if attempt > 0:
             await self._clear_earlier(uid, attempt)
@@ -135,6 +165,8 @@ class Sandboxes:
 
     async def remove_all(self, uid: str) -> None:
         """Every sandbox of a UID and containers that lost theirs."""
+        if uid in self._making:
+            await asyncio.wait(list(self._making[uid]))
         for item in await self.find({layout.POD_UID: uid}):
             await self.remove(item.id)
         for container in await self._containers.find({layout.POD_UID: uid}):
@@ -161,6 +193,7 @@ class Sandboxes:
         for instance in instances:
             if instance is not None:
                 self._known.containers[instance.ref.id] = instance.ref
+                self._known.started[instance.ref.id] = instance.started_at
                 if instance.state is ObservedState.EXITED:
                     self._known.ended.add(instance.ref.id)
                 by_uid.setdefault(instance.ref.uid, []).append(instance)

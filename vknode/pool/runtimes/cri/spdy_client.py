@@ -56,6 +56,7 @@ class SpdySession:
         self._error = b""
         self._error_ended = False
         self._over = False
+        self._deaf = False
         self._flush()
 
     async def receive(self) -> AsyncIterator[tuple[int, bytes]]:
@@ -79,20 +80,20 @@ class SpdySession:
                         self._over = True
                     case _:
                         pass
-            if self._error_ended and (self._error or not self._open_outputs):
-                self._over = not self._open_outputs or self._over
+            if self._error_ended and not self._open_outputs:
+                self._over = True
         # The other side waits for the end of ours before it lets its socket go.
         self._writer.close()
 
     async def write(self, data: bytes) -> None:
-        if self._stdin is None or self._over or not self._spdy.can_send(self._stdin):
+        if self._stdin is None or self._deaf or not self._spdy.can_send(self._stdin):
             return  # nobody reads any more; the end tells why
         self._spdy.send_data(self._stdin, data)
         self._flush()
         try:
             await self._writer.drain()
         except ConnectionError:
-            self._over = True
+            self._deaf = True  # what it has said before may still be read
 
     async def close_write(self) -> None:
         if self._stdin is not None and self._spdy.can_send(self._stdin):
@@ -115,7 +116,7 @@ class SpdySession:
         return self._error.decode(errors="replace").strip()
 
     async def close(self) -> None:
-        self._over = True
+        self._over = self._deaf = True
         transport = self._writer.transport
         if not transport.is_closing():
             transport.abort()
