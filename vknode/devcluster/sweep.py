@@ -27,6 +27,9 @@ from vknode.devcluster.state import Process, RunRecord, ZoneRecord, boot_id
 #: Seconds that killed processes and their namespaces get to be gone.
 PATIENCE = 10.0
 SHIM = "shim"
+#: containerd puts containers without a parent of their own below this cgroup, and
+#: leaves it there when the last one is gone.
+CONTAINERD_CGROUPS = ("k8s.io",)
 #: libcni keeps results here whatever the CNI folders are.
 CNI_RESULTS = Path("/var/lib/cni/results")
 CGROUPS = Path("/sys/fs/cgroup")
@@ -37,10 +40,12 @@ def sweep(record: RunRecord, programs: Mapping[str, Path]) -> list[str]:
 
     Blocking. Idempotent: a second sweep finds nothing to do."""
     left: list[str] = []
+    groups: set[str] = set()
     if record.boot == boot_id():
         me = os.getpid()
         left += end_processes([one for one in record.processes if one.pid != me])
     for zone in record.zones:
+        groups.update(CONTAINERD_CGROUPS)
         left += sweep_zone(zone)
         left += _remove_network(zone, programs.get("ip", Path("ip")))
     if record.firewall_mark and "iptables" in programs:
@@ -48,6 +53,7 @@ def sweep(record: RunRecord, programs: Mapping[str, Path]) -> list[str]:
             network.close_firewall(programs["iptables"], record.firewall_mark)
         except network.NetworkFailed as problem:
             left.append(str(problem))
+    _remove_empty_cgroups(groups)
     return left
 
 
@@ -146,13 +152,9 @@ def shim_sockets(places: Places) -> list[Path]:
 
 def remove_cgroups(paths: Iterable[str], root: Path = CGROUPS) -> list[str]:
     """Remove the named cgroups in every hierarchy, and their parents that got empty."""
-    hierarchies = [root]
-    if not (root / "cgroup.controllers").exists():  # cgroup v1, or the hybrid layout
-        with contextlib.suppress(OSError):
-            hierarchies = [one for one in root.iterdir() if one.is_dir() and not one.is_symlink()]
     left = []
     for path in paths:
-        for hierarchy in hierarchies:
+        for hierarchy in _hierarchies(root):
             group = hierarchy / path.lstrip("/")
             if group.is_dir() and not _remove_cgroup(group):
                 left.append(f"cgroup {group}")
@@ -165,6 +167,23 @@ def remove_cgroups(paths: Iterable[str], root: Path = CGROUPS) -> list[str]:
                 except OSError:
                     break
     return left
+
+
+def _remove_empty_cgroups(names: Iterable[str], root: Path = CGROUPS) -> None:
+    """Remove these top-level cgroups where nobody (no other containerd) uses them."""
+    for name in names:
+        for hierarchy in _hierarchies(root):
+            with contextlib.suppress(OSError):
+                (hierarchy / name).rmdir()
+
+
+def _hierarchies(root: Path) -> list[Path]:
+    if (root / "cgroup.controllers").exists():
+        return [root]
+    try:  # cgroup v1, or the hybrid layout
+        return [one for one in root.iterdir() if one.is_dir() and not one.is_symlink()]
+    except OSError:
+        return []
 
 
 def _remove_cgroup(group: Path) -> bool:
