@@ -55,6 +55,10 @@ def pod_json(
                     "terminationMessagePath": "/dev/termination-log",
                     "terminationMessagePolicy": "File",
                     "resources": {},
+                    "volumeMounts": [
+                        {"name": volume["name"], "mountPath": f"/{volume['name']}"}
+                        for volume in (spec or {}).get("volumes", ())
+                    ],
                 }
             ],
             "dnsPolicy": "ClusterFirst",

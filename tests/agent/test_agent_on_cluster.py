@@ -267,6 +267,17 @@ async def test_a_pool_that_fails_for_now_is_tried_again(world: World) -> None:
         assert "disk busy" in event["message"]
 
 
+async def test_a_pod_that_never_started_can_be_deleted(world: World) -> None:
+    world.pool.create_failures = [PoolFailure(RETRYABLE, "disk busy")] * 1000
+    async with world.agent() as agent:
+        await world.create()
+        await world.event("FailedCreatePodSandBox")
+        await world.delete()
+        await world.when(lambda pod: pod is None)
+        assert not world.pool.creates
+        await world.until(lambda: not agent.records)
+
+
 async def test_a_missing_volume_holds_the_pod_until_it_is_there(world: World) -> None:
     async with world.agent():
         await world.create(

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import NoReturn
 
 import structlog
@@ -139,7 +140,8 @@ class PodSync:
             record.observe(sandbox)
             self._writer.mark(uid)
         elif not (pod.terminal or pod.started or pod.deleting):
-            self._metrics.timings.begin(uid, pod.namespace, pod.name, time.time_ns())
+            seen = time.time_ns()
+            self._metrics.timings.begin(uid, pod.namespace, pod.name, seen, _bound(pod))
         self._consider(record)
 
     def _api_gone(self, uid: str, last: PodObject | None) -> None:
@@ -174,6 +176,9 @@ class PodSync:
         if record is None or record.link is not link:
             return
         record.observe_gone(last)
+        if uid not in self._store and not record.api_gone:
+            self._release(record)  # a list left the Pod out, and now the sandbox is gone, too
+            return
         self._writer.mark(uid)
         self._consider(record)
 
@@ -307,6 +312,15 @@ class PodSync:
         self._store.settle(record.uid)
         self._writer.forget(record.uid)
         self._queues[record.link.name].forget(record.uid)
+
+
+def _bound(pod: PodObject) -> int | None:
+    """When the scheduler bound it, in nanoseconds; whole seconds are all there is."""
+    for condition in (pod.decode().get("status") or {}).get("conditions") or ():
+        if condition["type"] == "PodScheduled" and condition.get("lastTransitionTime"):
+            at = datetime.fromisoformat(condition["lastTransitionTime"])
+            return int(at.timestamp()) * 1_000_000_000
+    return None
 
 
 def _lives(record: PodRecord, pod: PodObject) -> bool:

@@ -58,16 +58,24 @@ async def run_agent(config: AgentConfig, stop: asyncio.Event | None = None) -> N
         try:
             await agent.open()
             api = _kubelet_api(agent)
-            port = None
+            if api is None:
+                await agent.run(None, stopping)
+                return
+            port = await api.start()
+            # Streams say good-bye while the last statuses are written, not after.
+            ending = asyncio.create_task(_stop_with(api, stopping))
             try:
-                if api is not None:
-                    port = await api.start()
                 await agent.run(port, stopping)
             finally:
-                if api is not None:
-                    await api.stop()
+                stopping.set()
+                await ending
         finally:
             await agent.close()
+
+
+async def _stop_with(api: KubeletApi, stopping: asyncio.Event) -> None:
+    await stopping.wait()
+    await api.stop()
 
 
 def _kubelet_api(agent: Agent) -> KubeletApi | None:
