@@ -147,3 +147,16 @@ class Harness:
         ended.set()
         pieces = [p async for p in self.runtime.logs(ref, options or LogOptions(), ended)]
         return b"".join(pieces).decode()
+
+    async def says(self, ref: ContainerRef, text: str) -> None:
+        """Waits until the instance has printed this."""
+        seen = b""
+        stream = self.runtime.logs(ref, LogOptions(follow=True), asyncio.Event())
+        try:
+            async with asyncio.timeout(PATIENCE):
+                async for piece in stream:
+                    seen += piece
+                    if text.encode() in seen:
+                        return
+        finally:
+            await stream.aclose()  # type: ignore[attr-defined]  # an async generator

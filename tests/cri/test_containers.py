@@ -138,11 +138,13 @@ async def test_cpu_and_memory_become_cgroup_settings(harness: Harness) -> None:
 async def test_a_stop_signals_first_and_kills_after_the_grace(harness: Harness) -> None:
     polite = pod("trap 'echo bye; exit 5' TERM", "echo up", "while :; do sleep 0.05; done")
     _, ref = await harness.start(polite)
+    await harness.says(ref, "up")
     await harness.runtime.stop_container(ref, 20)
     exit_ = await harness.exit_of(ref)
     assert exit_.exit_code == 5
     deaf = pod("trap '' TERM", "echo up", "while :; do sleep 0.05; done")
     _, ref = await harness.start(deaf)
+    await harness.says(ref, "up")
     await harness.runtime.stop_container(ref, 1)
     assert (await harness.exit_of(ref)).exit_code == 137
     await harness.runtime.stop_container(ref, 1)  # ended: no error
@@ -287,9 +289,7 @@ async def test_answers_lost_on_the_way_do_no_harm(harness: Harness) -> None:
 async def test_usage_is_counted(harness: Harness) -> None:
     spec = pod("i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; echo done; sleep 1000")
     _, ref = await harness.start(spec)
-    async with asyncio.timeout(30):
-        while "done" not in await harness.log(ref):
-            await asyncio.sleep(0.05)
+    await harness.says(ref, "done")
     (stats,) = await harness.runtime.stats([spec.uid])
     assert (stats.uid, stats.name, stats.cell) == (spec.uid, "web", "z-a")
     (container,) = stats.containers
@@ -352,3 +352,15 @@ async def test_a_log_of_100_megabytes_is_followed_to_its_last_byte(harness: Harn
     await ending
     assert size == 100 * lines + 4
     assert read.hexdigest() == wanted.hexdigest()
+
+
+async def test_a_shorter_grace_overtakes_a_longer_one(harness: Harness) -> None:
+    _, ref = await harness.start(pod("trap '' TERM", "echo up", "while :; do sleep 0.05; done"))
+    await harness.says(ref, "up")
+    patient = asyncio.create_task(harness.runtime.stop_container(ref, 600))
+    await asyncio.sleep(0.2)
+    assert not patient.done()
+    async with asyncio.timeout(30):
+        await harness.runtime.stop_container(ref, 0)
+        await patient
+    assert (await harness.exit_of(ref)).exit_code == 137

@@ -61,7 +61,8 @@ async def test_a_restart_of_containerd_is_told_and_loses_no_exit(
     lonely: Harness, own_containerd: Containerd
 ) -> None:
     _, brief = await lonely.start(pod("sleep 1; exit 6", name="brief"))
-    _, lasting = await lonely.start(pod("trap 'exit 8' TERM; while :; do sleep 0.1; done"))
+    _, lasting = await lonely.start(pod("trap 'exit 8' TERM; echo up; while :; do sleep 0.1; done"))
+    await lonely.says(lasting, "up")
     mark(lonely)
     began = time.monotonic()
     await asyncio.to_thread(own_containerd.stop)
