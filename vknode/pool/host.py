@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
@@ -42,6 +41,7 @@ from vknode.pool import calls, gate
 from vknode.pool.alarms import Alarms
 from vknode.pool.cells import CellBook
 from vknode.pool.engine import steps, support
+from vknode.pool.engine.inventory import newest_of_each
 from vknode.pool.engine.machine import SandboxMachine
 from vknode.pool.errors import (
     NOT_FOUND,
@@ -58,7 +58,6 @@ from vknode.pool.runtimes.base import (
     Failure,
     FieldProblem,
     HealthChanged,
-    ObservedSandbox,
     RunningSandbox,
     Runtime,
     RuntimeAway,
@@ -136,7 +135,7 @@ class Host:
         (RuntimeAway included) where the runtime cannot be used."""
         self._info = await self.runtime.connect()
         self.cells.describe(self._info)
-        seen = _by_uid(await self.runtime.inventory())
+        seen = newest_of_each(await self.runtime.inventory())
         now = self._clock()
         adopted = []
         for stored in self._store.load():
@@ -434,13 +433,10 @@ class Host:
             return
         async with lane.enter(priority):
             flight.begun = True
-            # Still inside: what follows from the answer queues up first.
-            self._land(
-                entry,
-                action,
-                flight,
-                await calls.carry_out(self.runtime, entry.machine, action, self._clock),
-            )
+            answer = await calls.carry_out(self.runtime, entry.machine, action, self._clock)
+            self._land(entry, action, flight, answer)
+            # Still inside for one turn: what follows from the answer queues up first.
+            await asyncio.sleep(0)
 
     def _land(self, entry: _Entry, action: Any, flight: _Flight, answer: steps.Event) -> None:
         if entry.flights.get(action.op) is flight:
@@ -523,7 +519,7 @@ class Host:
                 self._asking_all, self._asking = False, set()
                 as_of = self._clock()
                 try:
-                    seen = _by_uid(await self.runtime.inventory())
+                    seen = newest_of_each(await self.runtime.inventory())
                 except Failure as error:
                     log.warning("inventory_failed", reason=error.reason)
                     if isinstance(error, RuntimeAway) and self._healthy.is_set():
@@ -589,19 +585,6 @@ def _not_stored(error: OSError) -> PoolFailure:
     return PoolFailure(
         RETRYABLE, f"the pool cannot store the spec: {error.strerror} ({error.filename})"
     )
-
-
-def _by_uid(observed: list[ObservedSandbox]) -> dict[str, ObservedSandbox]:
-    """The newest attempt of each, with the instances of all."""
-    found: dict[str, ObservedSandbox] = {}
-    for one in observed:
-        other = found.get(one.uid)
-        if other is None:
-            found[one.uid] = one
-            continue
-        newer = max(one, other, key=lambda s: s.attempt)
-        found[one.uid] = dataclasses.replace(newer, containers=(*other.containers, *one.containers))
-    return found
 
 
 async def _generator(events: AsyncIterator[RuntimeEvent]) -> AsyncGenerator[RuntimeEvent, None]:

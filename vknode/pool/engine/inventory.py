@@ -8,6 +8,9 @@ an instance older than the one known is history.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable
+
 from vknode.pool.engine import steps
 from vknode.pool.engine.container import ContainerRecord, Ended, Stage, unknown_exit
 from vknode.pool.engine.facts import SandboxFacts, SandboxStage
@@ -145,3 +148,16 @@ def _take(
     if record.init and not record.ran_in_this_sandbox and not facts.terminal:
         # Its work was for an earlier sandbox.
         record.next_instance()
+
+
+def newest_of_each(observed: Iterable[ObservedSandbox]) -> dict[str, ObservedSandbox]:
+    """By UID: the newest attempt of each sandbox, with the instances of all attempts."""
+    found: dict[str, ObservedSandbox] = {}
+    for one in observed:
+        other = found.get(one.uid)
+        if other is None:
+            found[one.uid] = one
+            continue
+        newer = max(one, other, key=lambda s: s.attempt)
+        found[one.uid] = dataclasses.replace(newer, containers=(*other.containers, *one.containers))
+    return found
