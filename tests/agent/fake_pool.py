@@ -146,7 +146,9 @@ class FakeClient:
         copy = status_pb2.Sandbox()
         copy.CopyFrom(sandbox)
         if any(container.config_error for container in spec.containers):
+            # The stream may be faster than the answer.
             pool.tell(sandbox)
+            await asyncio.sleep(0.02)
         elif pool.starts_by_itself:
             asyncio.get_running_loop().call_later(0.02, pool.start, spec.uid)
         return copy, True

@@ -305,6 +305,8 @@ async def test_a_missing_variable_holds_its_container_until_it_is_there(world: W
             lambda pod: pod and "CreateContainerConfigError" in str(pod["status"])
         )
         assert pod["status"]["phase"] == "Pending"
+        event = await world.event("Failed")
+        assert 'secret "later" not found' in event["message"]
         await world.client.create(
             world.path(kind="secrets"),
             msgspec.json.encode({"metadata": {"name": "later"}, "data": {"k": "dg=="}}),

@@ -147,6 +147,10 @@ class PodSteps:
         if isinstance(built, NotReady):
             return self._not_ready(record, pod, built)
         timings = self._metrics.timings
+        # From here on the pool may have it, whatever we hear; and the stream, which may be faster
+        # than the answer, does not tell of an adopted sandbox.
+        record.memory.fingerprint_sent = pod.fingerprint
+        record.config_errors = ()
         timings.mark(uid, "sandbox_asked", time.time_ns())
         try:
             sandbox, created = await record.link.client.create(built.spec, self._owner)
