@@ -114,6 +114,14 @@ class PoolService(pool_pb2_grpc.PoolServicer):
     def __init__(self, host: PoolHost) -> None:
         self._host = host
 
+    def _running(self, uid: str, container: str) -> ContainerRef:
+        """The instance that runs. Raises PoolFailure, in the wrong state too."""
+        ref, ended = self._host.instance(uid, container)
+        if ended.is_set():
+            message = f'container "{container}" is not running'
+            raise PoolFailure(REFUSED, message, wrong_state=True)
+        return ref
+
     # --- sandboxes --------------------------------------------------------------
 
     async def CreateSandbox(
@@ -229,7 +237,7 @@ class PoolService(pool_pb2_grpc.PoolServicer):
                 raise refused("start.command", "is empty")
             if start.tty and start.stderr:
                 raise refused("start.stderr", "cannot be had apart with a TTY; leave it out")
-            ref, _ = self._host.instance(start.uid, start.container)
+            ref = self._running(start.uid, start.container)
             streams = await self._host.runtime.exec(ref, start)
             try:
                 await context.write(
@@ -239,7 +247,7 @@ class PoolService(pool_pb2_grpc.PoolServicer):
                     async for fd, data in streams.receive():
                         for part in _split(data):
                             await context.write(_exec_output(fd, part))
-                    code = await streams.exit_code()
+                    code = await _exit_code(streams)
                     await context.write(
                         stream_pb2.ExecResponse(exit=stream_pb2.ExecResponse.Exit(code=code))
                     )
@@ -257,7 +265,7 @@ class PoolService(pool_pb2_grpc.PoolServicer):
             check_uid(start.uid, "start.uid")
             if not start.container:
                 raise refused("start.container", "is empty; name one container of the sandbox")
-            ref, _ = self._host.instance(start.uid, start.container)
+            ref = self._running(start.uid, start.container)
             streams = await self._host.runtime.attach(ref, start)
             try:
                 await context.write(
@@ -350,6 +358,17 @@ def log_options(request: stream_pb2.StreamLogsRequest) -> LogOptions:
 
 def _exec_output(fd: int, data: bytes) -> stream_pb2.ExecResponse:
     return stream_pb2.ExecResponse(stderr=data) if fd == 2 else stream_pb2.ExecResponse(stdout=data)
+
+
+async def _exit_code(streams: ExecStreams) -> int:
+    """A command that could not be run at all (no such program, say) will not run when
+    asked again, whatever the runtime thinks of its own failure."""
+    try:
+        return await streams.exit_code()
+    except RuntimeAway:
+        raise
+    except Failure as failure:
+        raise PoolFailure(REFUSED, failure.message) from failure
 
 
 def _split(data: bytes) -> list[bytes]:
