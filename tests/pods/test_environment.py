@@ -191,7 +191,12 @@ def test_missing_config_map_holds_the_start_until_it_appears(kube: Kube) -> None
         timeout=30,
         show=lambda: kube.describe("early"),
     )
-    assert 'configmap "settings" not found' in kube.describe("early")
+    until(
+        lambda: 'configmap "settings" not found' in kube.describe("early"),
+        "the reason in an event",
+        timeout=10,
+        show=lambda: kube.describe("early"),
+    )
     kube.apply(*map(json.dumps, configuration()))
     kube.wait_phase("early", "Running", timeout=60)
     assert kube.out("exec", "early", "--", "sh", "-c", "echo $COLOUR") == "blue\n"

@@ -30,7 +30,10 @@ def test_restart_with_back_off(kube: Kube) -> None:
     kube.apply(simple_pod("crashing", ["sh", "-c", "exit 1"]))
 
     def looping() -> Object | None:
-        status = main_status(kube.pod("crashing"))
+        pod = kube.pod("crashing")
+        if "containerStatuses" not in pod["status"]:
+            return None
+        status = main_status(pod)
         waiting = status["state"].get("waiting", {})
         return status if waiting.get("reason") == "CrashLoopBackOff" else None
 
