@@ -21,7 +21,7 @@ help:
 # beside pip; `programs` then waits for its lock and shows what is left.
 setup:
 	@mkdir -p "$(STATE)"
-	@$(PYTHON) -m vknode.devcluster.programs >"$(STATE)/programs.log" 2>&1 </dev/null & \
+	@$(PYTHON) -m vknode.devcluster.programs --without kubectl >"$(STATE)/programs.log" 2>&1 </dev/null & \
 	  trap 'kill $$! 2>/dev/null || true' INT TERM; \
 	  $(MAKE) --no-print-directory $(READY)
 	@$(BIN)/python -m vknode.devcluster.programs >/dev/null

@@ -166,9 +166,6 @@ class ControlPlane:
             # How often node conditions are turned into taints that evict. The default of
             # 5 s is for thousands of nodes; here it is time one watches a zone fail.
             "--node-monitor-period=1s",
-            # How long a silent agent is believed, 50 s by default. Still four lease
-            # periods, as upstream advises (N times the renewal interval, 10 s).
-            "--node-monitor-grace-period=40s",
             # Nodes per second that may be evicted; by default one in ten seconds, which
             # on a handful of nodes is nothing but waiting for the second one.
             "--node-eviction-rate=10",

@@ -11,19 +11,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-_PROGRAMS = (
-    "containerd",
-    "containerd-shim",
-    "etcd",
-    "kube-apiserver",
-    "kube-controller",
-    "kube-scheduler",
-    "kubelet",
-    "runc",
-    "vknode",
-    "pause",
-)
-
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -58,7 +45,7 @@ def take(folder: Path) -> Snapshot:
     """The machine as it is now; `folder` is the cluster's state directory."""
     return Snapshot(
         processes=frozenset(_processes(str(folder))),
-        mounts=frozenset(_mounts()),
+        mounts=frozenset(_mounts(str(folder))),
         network_namespaces=frozenset(_names(Path("/run/netns"))),
         links=frozenset(_names(Path("/sys/class/net"))),
         cgroups=frozenset(_cgroups()),
@@ -73,7 +60,8 @@ def _names(folder: Path) -> list[str]:
 
 
 def _processes(folder: str) -> list[str]:
-    """Processes of ours: by program, or by the state directory in their arguments."""
+    """Processes of this cluster: they name its folder in their arguments (children, shims),
+    or have their root file system below it (containers)."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
@@ -81,16 +69,20 @@ def _processes(folder: str) -> list[str]:
         # A process may end between the listing and the reading.
         with contextlib.suppress(OSError):
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            name = (entry / "comm").read_text().strip()
+            root = next((line for line in _mount_lines(entry) if line.split()[4] == "/"), "")
             state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
-            if state != "Z" and (name.startswith(_PROGRAMS) or folder in command):
+            if state != "Z" and (folder in command or folder in root):
                 found.append(f"{entry.name} {command[:120]}")
     return found
 
 
-def _mounts() -> list[str]:
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    return [line.split()[4] for line in lines]
+def _mount_lines(process: Path) -> list[str]:
+    return (process / "mountinfo").read_text().splitlines()
+
+
+def _mounts(folder: str) -> list[str]:
+    """Mounts below the folder or from it (overlays name their layers' folders)."""
+    return [line.split()[4] for line in _mount_lines(Path("/proc/self")) if folder in line]
 
 
 def _cgroups() -> list[str]:
