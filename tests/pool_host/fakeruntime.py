@@ -96,6 +96,8 @@ class FakeRuntime:
         self.calls.append(("inventory", ""))
         if self.away:
             raise RuntimeAway("the fake is away")
+        if self.failures.get("inventory"):
+            raise self.failures["inventory"].pop(0)
         return [
             ObservedSandbox(
                 uid,
@@ -111,6 +113,8 @@ class FakeRuntime:
 
     async def events(self) -> AsyncIterator[RuntimeEvent]:
         while True:
+            if self.failures.get("events"):
+                raise self.failures["events"].pop(0)
             yield await self.queue.get()
 
     async def ensure_image(

@@ -408,6 +408,22 @@ async def test_a_lost_event_is_found_by_an_inventory() -> None:
         assert seen.latest["a"].containers[0].state.terminated.exit_code == 4
 
 
+async def test_a_defect_leaves_the_pool_neither_deaf_nor_holding() -> None:
+    runtime = FakeRuntime()
+    defect: Any = ZeroDivisionError("a defect")
+    async with pool(runtime) as (host, seen):
+        await host.create(spec("a", policy=spec_pb2.RESTART_POLICY_NEVER), "agent")
+        await seen.state("a", RUNNING)
+        runtime.failures = {"events": [defect], "inventory": [defect]}
+        runtime.queue.put_nowait(EventsLost())  # the events break after this one
+        runtime.end(host.instance("a", "c0")[0], 4, tell=False)
+        await seen.state("a", status_pb2.SANDBOX_STATE_FAILED)
+        await host.create(spec("b", policy=spec_pb2.RESTART_POLICY_NEVER), "agent")
+        await seen.state("b", RUNNING)
+        runtime.end(host.instance("b", "c0")[0], 0)
+        await seen.state("b", status_pb2.SANDBOX_STATE_SUCCEEDED)
+
+
 async def test_failures_are_said_and_tried_again() -> None:
     runtime = FakeRuntime()
     runtime.failures["run_sandbox"] = [Failure("FailedCreatePodSandBox", "no IP left")]

@@ -466,6 +466,8 @@ class Host:
                 log.error("runtime_events_ended")
             except Failure as error:
                 log.warning("runtime_events_failed", reason=error.reason)
+            except Exception as error:  # deaf for a second, not for ever
+                log.error("runtime_defect", call="events", exc_info=error)
             await asyncio.sleep(1)
             self._asking_all = True
             self._take_inventory()
@@ -520,8 +522,11 @@ class Host:
                 as_of = self._clock()
                 try:
                     seen = newest_of_each(await self.runtime.inventory())
-                except Failure as error:
-                    log.warning("inventory_failed", reason=error.reason)
+                except Exception as error:  # a defect, too, must not leave machines holding
+                    if isinstance(error, Failure):
+                        log.warning("inventory_failed", reason=error.reason)
+                    else:
+                        log.error("runtime_defect", call="inventory", exc_info=error)
                     if isinstance(error, RuntimeAway) and self._healthy.is_set():
                         self._lose_runtime(error.reason, error.message)
                     self._asking_all = self._asking_all or everyone
