@@ -268,6 +268,22 @@ async def test_exec_carries_megabytes_both_ways(tmp_path: Path) -> None:
         await client.close()
 
 
+async def test_a_command_that_ends_before_its_input_does(tmp_path: Path) -> None:
+    """The exit code must arrive although the client is in the middle of a write."""
+    host = FakeHost()
+    await host.run(["sleep", "infinity"])
+    async with served(host, tmp_path / "s") as endpoint:
+        client = PoolClient("az1", endpoint)
+        for _ in range(20):
+            session = await client.exec(_start("sh", "-c", "echo done; exit 5", stdin=True))
+            sending = asyncio.create_task(session.write(bytes(8 * 1024 * 1024)))
+            assert [data async for _, data in session.receive()] == [b"done\n"]
+            assert await session.exit_code() == 5
+            await session.close()
+            await asyncio.wait_for(sending, 5)
+        await client.close()
+
+
 async def test_a_reader_that_stops_stops_the_command(tmp_path: Path) -> None:
     """Backpressure end to end: a client that reads nothing takes no memory anywhere."""
     host = FakeHost()

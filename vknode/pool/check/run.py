@@ -21,6 +21,8 @@ from vknode.pool.v1 import cell_pb2
 # Importing a module registers its checks, in this order.
 _MODULES = (basics, watching, life, content, streams)
 
+_ANSWER_SECONDS = 5.0
+
 
 class Unreachable(Exception):
     """Nothing answers at the endpoint as a pool does."""
@@ -89,13 +91,13 @@ async def run_checks(
 async def _cells(client: PoolClient) -> dict[str, cell_pb2.Cell]:
     watch = client.cells()
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(_ANSWER_SECONDS):
             async for update in watch:
                 return {cell.name: cell for cell in update.cells}
         raise Unreachable(f"{client.endpoint}: the watch of cells ended")
     except TimeoutError:
         raise Unreachable(
-            f"{client.endpoint}: no pool answered WatchCells within 10 s"
+            f"{client.endpoint}: no pool answered WatchCells within {_ANSWER_SECONDS:g} s"
             + (f" ({client.last_error})" if client.last_error else "")
         ) from None
     finally:
