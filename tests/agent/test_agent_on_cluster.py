@@ -347,6 +347,28 @@ async def test_an_agent_that_was_away_adopts_and_starts_nothing_twice(world: Wor
         assert world.pool.updates == []
 
 
+async def test_a_deletion_found_at_the_start_gets_what_is_left_and_is_asked_once(
+    world: World,
+) -> None:
+    world.pool.ends_by_itself = False
+    async with world.agent():
+        uid = await world.create(terminationGracePeriodSeconds=60)
+        await world.phase("Running")
+    await world.delete()
+    await asyncio.sleep(2.1)
+    async with world.agent():
+        await world.until(lambda: world.pool.deletes)
+        ((_, grace),) = world.pool.deletes
+        assert grace is not None
+        assert 50 <= grace < 60
+        await asyncio.sleep(1.1)
+        world.pool.tell(world.pool.sandboxes[uid])
+        await asyncio.sleep(0.2)
+        assert len(world.pool.deletes) == 1
+        world.pool.end(uid)
+        await world.when(lambda pod: pod is None)
+
+
 async def test_a_sandbox_that_the_pool_lost_fails_its_pod(world: World) -> None:
     async with world.agent():
         uid = await world.create()

@@ -21,6 +21,7 @@ installed again finds its own.
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
@@ -49,6 +50,7 @@ from vknode.agent.sync import PodSync
 from vknode.kube.client import KubeClient
 from vknode.kube.connection import Connection, connect
 from vknode.kube.errors import ApiError, Unreachable
+from vknode.kube.gcpause import freeze_survivors
 from vknode.kube.models import decode_partial
 from vknode.kube.reflector import Reflector, ReflectorOptions
 from vknode.pool.client import PoolClient
@@ -215,6 +217,9 @@ class Agent:
             await nodes.wait_registered()
             await pod_watch.wait_synced()
             self.ready = True
+            # What the start left behind lives as long as the agent: no later collection walks it.
+            gc.collect()
+            freeze_survivors()
             log.info(
                 "agent_ready",
                 nodes=len(nodes.node_names),

@@ -60,6 +60,8 @@ class PodRecord:
     last: PodObject | None = None
     # We saw it before its deletion began.
     seen_alive: bool = False
+    # The deletionGracePeriodSeconds that the last DeleteSandbox was made from.
+    grace_asked: int | None = None
     # Creations and updates wait until then (loop time): back-off.
     retry_at: float = 0.0
     backoff: Backoff | None = None

@@ -113,6 +113,9 @@ class PodSteps:
         if not pod.deleting:
             return max(1, pod.spec_grace)
         meta = pod.metadata
+        sent = record.memory.grace_sent
+        if sent is not None and record.grace_asked == meta.deletion_grace_period_seconds:
+            return sent  # what is left shrinks with the clock: that is no new request
         deadline = None
         if not record.seen_alive and meta.deletion_timestamp:
             deadline = datetime.fromisoformat(meta.deletion_timestamp).timestamp()
@@ -283,6 +286,8 @@ class PodSteps:
         if found:
             # Without a Pod the pool takes the spec's own grace.
             record.memory.grace_sent = 0 if grace is None else grace
+            if pod is not None:
+                record.grace_asked = pod.metadata.deletion_grace_period_seconds
         else:
             record.memory.gone = True
             record.link.sandboxes.pop(uid, None)
