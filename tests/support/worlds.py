@@ -12,6 +12,8 @@ from tests.topology.scenarios import World
 from vknode.devcluster.programs.catalog import CONTROL_PLANE
 
 CORES, GIBIBYTES, PODS = 48, 96, 660
+#: What can fail alone in the pool, however it is shown: three zones of two hosts.
+FAILURE_DOMAINS = 6
 
 
 @contextmanager
@@ -40,4 +42,4 @@ def sim_world(*, zones: int, cells_per_zone: int) -> Iterator[World]:
             thread.run(cluster.start_pool("az1"))
             until(lambda: ready() >= lost, "the zone's nodes Ready again", timeout=40)
 
-        yield World(kube, cells, lose, restore)
+        yield World(kube, FAILURE_DOMAINS, lose, restore)
