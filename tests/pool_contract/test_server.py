@@ -170,6 +170,10 @@ async def test_a_spec_of_many_megabytes_goes_through(tmp_path: Path) -> None:
             files.add(path=f"f{number}", content=bytes(1024 * 1024))
         sandbox, _ = await client.create(spec, "owner")
         assert sandbox.uid == spec.uid
+        for number in range(12, 17):
+            files.add(path=f"f{number}", content=bytes(1024 * 1024))
+        failure = await _failure(client, spec)
+        assert (failure.kind, failure.field) == (REFUSED, "volumes")
 
 
 async def _failure(client: PoolClient, spec: spec_pb2.SandboxSpec) -> PoolFailure:

@@ -19,6 +19,7 @@ within about 8 s.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ import grpc.aio
 import structlog
 
 from vknode.pool.endpoint import EndpointError, TlsFiles, parse_endpoint
-from vknode.pool.errors import RETRYABLE, PoolFailure, from_rpc_error
+from vknode.pool.errors import REFUSED, RETRYABLE, PoolFailure, from_rpc_error
 from vknode.pool.v1 import (
     cell_pb2,
     pool_pb2,
@@ -43,6 +44,7 @@ from vknode.pool.v1 import (
 log = structlog.get_logger()
 
 PIECE = 64 * 1024
+MESSAGE_LIMIT = 16 * 1024 * 1024  # bytes; what every pool takes
 CALL_TIMEOUT = 30.0  # seconds; a pool answers when it has written a spec down
 FIRST_RESPONSE_TIMEOUT = 10.0  # seconds until a watch's first response
 _FIRST_DELAY = 0.05
@@ -57,7 +59,7 @@ T = TypeVar("T")
 def _options(server_name: str) -> list[tuple[str, Any]]:
     options: list[tuple[str, Any]] = [
         ("grpc.max_receive_message_length", 64 * 1024 * 1024),
-        ("grpc.max_send_message_length", 16 * 1024 * 1024),
+        ("grpc.max_send_message_length", MESSAGE_LIMIT),
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.initial_reconnect_backoff_ms", 50),
         ("grpc.min_reconnect_backoff_ms", 1_000),
@@ -258,6 +260,7 @@ class PoolClient:
     ) -> tuple[status_pb2.Sandbox, bool]:
         """The sandbox, and whether this call created it. Raises PoolFailure."""
         request = pool_pb2.CreateSandboxRequest(spec=spec, owner=owner)
+        _check_size(request.ByteSize())
         response = await self._call(self._stub.CreateSandbox, request, timeout)
         return response.sandbox, response.created
 
@@ -266,6 +269,7 @@ class PoolClient:
     ) -> status_pb2.Sandbox:
         """Raises PoolFailure."""
         request = pool_pb2.UpdateSandboxRequest(spec=spec)
+        _check_size(request.ByteSize())
         response = await self._call(self._stub.UpdateSandbox, request, timeout)
         sandbox: status_pb2.Sandbox = response.sandbox
         return sandbox
@@ -282,7 +286,7 @@ class PoolClient:
         Raises PoolFailure."""
         request = pool_pb2.DeleteSandboxRequest(uid=uid, reason=reason)
         if grace is not None:
-            request.grace_period_seconds = max(0, round(grace))
+            request.grace_period_seconds = max(0, math.ceil(grace))
         response = await self._call(self._stub.DeleteSandbox, request, timeout)
         return bool(response.found)
 
@@ -380,6 +384,17 @@ class _Connection:
             log.warning("pool_disconnected", pool=self._name, watch=what, reason=reason)
             if self._on_disconnected is not None:
                 self._on_disconnected(reason)
+
+
+def _check_size(size: int) -> None:
+    """gRPC would say RESOURCE_EXHAUSTED, as if the pool were full."""
+    if size > MESSAGE_LIMIT:
+        raise PoolFailure(
+            REFUSED,
+            f"the Pod's volumes and environment make {size >> 20} MiB; a pool takes at most "
+            f"{MESSAGE_LIMIT >> 20} MiB; use smaller ConfigMaps and Secrets",
+            field="volumes",
+        )
 
 
 def _cancelled_from_outside() -> bool:
