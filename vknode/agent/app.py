@@ -164,6 +164,7 @@ class Agent:
         service_watch = self._reflector("/api/v1/services", decode_service, services)
         report = PodReport(self.store, self.records, self.place, self.metrics.timings)
         writer = StatusWriter(client, report)
+        report.on_repeat(writer.mark)
         steps = PodSteps(
             client=client,
             store=self.store,

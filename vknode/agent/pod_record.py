@@ -71,6 +71,9 @@ class PodRecord:
     finished: bool = False
     # resourceVersion of our own last write: its echo is no news.
     written: str = ""
+    # Hash of its body, and when it was taken (time.monotonic).
+    written_body: int = 0
+    written_at: float = 0.0
 
     def actual(self) -> Actual | None:
         sandbox = self.sandbox

@@ -4,6 +4,9 @@ The status comes from the newest state of three things: the Pod as the API serve
 the sandbox as the pool last told it, and our own word where there is no sandbox (`Override`).
 A phase that is final for the API server stays: whoever wrote it (we, the Pod garbage collector,
 an eviction) meant it, and nothing may come back to life.
+
+A body that was taken and is wanted again at once means that somebody undoes it: an API server that
+does not know a field, or another writer. It is repeated every `REPEAT_AFTER` seconds, no faster.
 """
 
 from __future__ import annotations
@@ -26,9 +29,13 @@ from vknode.translate.status import lost_status, pod_status, rejected_status, wa
 log = structlog.get_logger()
 
 
+REPEAT_AFTER = 10.0
+
+
 class _Sent(NamedTuple):
     at: int
     running: bool
+    body: int
 
 
 class PodReport:
@@ -45,6 +52,11 @@ class PodReport:
         self._records = records
         self._place = place
         self._timings = timings
+        self._later: Callable[[str, float], None] = lambda uid, delay: None
+
+    def on_repeat(self, later: Callable[[str, float], None]) -> None:
+        """Who asks again for a status after a delay: the writer's `mark`."""
+        self._later = later
 
     def render(self, uid: str) -> Write | None:
         record, pod = self._records.get(uid), self._store.get(uid)
@@ -64,8 +76,14 @@ class PodReport:
         body = status_patch(uid, old, new)
         if body is None:
             return None
+        content = hash(body)
+        if content == record.written_body:
+            wait = record.written_at + REPEAT_AFTER - time.monotonic()
+            if wait > 0:
+                self._later(uid, wait)
+                return None
         running = after == "Running" and before != "Running"
-        return Write(pod.path, body, pod.node, _Sent(time.time_ns(), running))
+        return Write(pod.path, body, pod.node, _Sent(time.time_ns(), running, content))
 
     def _status(
         self, record: PodRecord, pod: dict[str, Any], old: dict[str, Any], place: Placement
@@ -85,11 +103,15 @@ class PodReport:
     def written(self, uid: str, write: Write, answer: bytes) -> None:
         pod = PodObject(answer)
         record = self._records.get(uid)
-        if record is not None:
-            record.written = pod.metadata.resource_version
         self._store.refresh(pod)
-        if isinstance(write.token, _Sent) and write.token.running:
-            self._timings.running_written(uid, write.token.at, time.time_ns())
+        sent = write.token
+        if record is None or not isinstance(sent, _Sent):
+            return
+        record.written = pod.metadata.resource_version
+        record.written_body = sent.body
+        record.written_at = time.monotonic()
+        if sent.running:
+            self._timings.running_written(uid, sent.at, time.time_ns())
 
     def dropped(self, uid: str, write: Write, error: ApiError) -> None:
         log.info("status_dropped", uid=uid, path=write.path, status=error.status)
