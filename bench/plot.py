@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import statistics
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-if TYPE_CHECKING:
-    from bench.coldstart import Figures
+from bench.figures import Figures
 
 mpl.use("Agg")
 
