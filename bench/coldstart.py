@@ -23,10 +23,10 @@ from typing import Any
 
 import aiohttp
 
-from bench.figures import BURSTS, RAW_WIDTHS, Figures
+from bench.figures import BURSTS, PHASES, RAW_CALLS, RAW_WIDTHS, Figures
 from bench.plot import plot
 from bench.raw_cri import RawCri
-from bench.watcher import Watcher
+from bench.watcher import Sight, Watcher
 from vknode.devcluster.cluster import DevCluster
 from vknode.devcluster.ports import pick_port
 from vknode.kube.client import KubeClient
@@ -91,15 +91,18 @@ async def one_round(
 ) -> None:
     say(f"round {number} of {rounds}" + ("" if number else " (warming, not counted)"))
     gc.collect()
-    starts: dict[str, float] = {}
+    starts: dict[str, Sight] = {}
     for i in range(serial):
-        figures.raw_serial.append(1000 * await raw.start_one())
+        calls = await raw.start_one()
+        figures.raw_serial.append(1000 * sum(calls))
+        for name, seconds in zip(RAW_CALLS, calls, strict=True):
+            figures.raw_calls[name].append(1000 * seconds)
         name = f"serial-{number}-{i}"
-        starts[name] = 1000 * await watcher.start(name)
-    figures.serial += starts.values()
+        starts[name] = await watcher.start(name)
+    figures.serial += [1000 * s.seconds for s in starts.values()]
     timings = await fetch_timings(agent + "/debug/timings")
-    for name, whole in starts.items():
-        for phase, at in phases_of(timings[name], whole).items():
+    for name, sight in starts.items():
+        for phase, at in phases_of(timings[name], sight).items():
             figures.phases[phase].append(at)
     await raw.clear()
     await watcher.clear()
@@ -112,21 +115,19 @@ async def one_round(
         figures.raw_bursts[width].append(await raw.burst(max(BURSTS), width))
         await raw.clear()
     say(
-        f"  serial {statistics.median(starts.values()):.0f} ms, raw "
+        f"  serial {statistics.median(figures.serial[-serial:]):.0f} ms, raw "
         f"{statistics.median(figures.raw_serial[-serial:]):.0f} ms; burst of {max(BURSTS)} "
         f"{figures.bursts[max(BURSTS)][-1]:.1f}/s, raw "
         f"{max(v[-1] for v in figures.raw_bursts.values()):.1f}/s"
     )
 
 
-def phases_of(timing: dict[str, Any], whole: float) -> dict[str, float]:
-    """Milliseconds of each step after the one before. The API server's clock has whole
-    seconds only, so the first step (create to the agent's sight of the bound Pod) is what
-    is left of the whole that the watcher saw."""
-    keys = ("seen", "sandbox_asked", "sandbox_ready", "container_started", "status_written")
-    at = [timing[key] / 1e6 for key in keys]
-    steps = {key: b - a for key, a, b in zip(keys[1:], at, at[1:], strict=False)}
-    return {"seen": whole - (at[-1] - at[0]), **steps}
+def phases_of(timing: dict[str, Any], sight: Sight) -> dict[str, float]:
+    """When each step was done, in ms after the create was sent: `bound` and `running_seen`
+    as the watcher saw them, the rest as the agent and the pool timed it."""
+    at = {"bound": sight.bound, "running_seen": sight.running}
+    at |= {phase: timing[phase] for phase in PHASES if phase not in at}
+    return {phase: (at[phase] - sight.created) / 1e6 for phase in PHASES}
 
 
 def main() -> int:

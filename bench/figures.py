@@ -9,6 +9,7 @@ from typing import Any
 
 BURSTS = (4, 16, 40)
 RAW_WIDTHS = (2, 4, 6)
+RAW_CALLS = ("run_sandbox", "create_container", "start_container")
 PHASES = (
     "bound",
     "seen",
@@ -26,6 +27,7 @@ class Figures:
 
     serial: list[float] = field(default_factory=list)
     raw_serial: list[float] = field(default_factory=list)
+    raw_calls: dict[str, list[float]] = field(default_factory=lambda: {c: [] for c in RAW_CALLS})
     bursts: dict[int, list[float]] = field(default_factory=lambda: {n: [] for n in BURSTS})
     burst_times: dict[int, list[float]] = field(default_factory=lambda: {n: [] for n in BURSTS})
     raw_bursts: dict[int, list[float]] = field(default_factory=lambda: {w: [] for w in RAW_WIDTHS})
@@ -59,6 +61,9 @@ class Figures:
             },
             "phases_p50_ms": {
                 name: round(statistics.median(v), 1) for name, v in self.phases.items() if v
+            },
+            "raw_calls_p50_ms": {
+                name: round(statistics.median(v), 1) for name, v in self.raw_calls.items()
             },
             "rounds": rounds,
         }

@@ -33,13 +33,11 @@ def plot(figures: Figures, path: Path) -> None:
     bursts.set_title("at once (grey: raw, by calls in flight)")
     bursts.tick_params(axis="x", rotation=40)
 
+    medians = {name: statistics.median(v) for name, v in figures.phases.items() if v}
     left = 0.0
-    for name, values in figures.phases.items():
-        if not values:
-            continue
-        width = statistics.median(values)
-        phases.barh(["start"], [width], left=left, label=f"{name} {width:.0f} ms")
-        left += width
+    for name, at in sorted(medians.items(), key=lambda item: item[1]):
+        phases.barh(["start"], [at - left], left=left, label=f"{name} at {at:.0f} ms")
+        left = at
     phases.set_xlabel("ms after create")
     phases.set_title("where a serial start's time goes")
     phases.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize="small")
