@@ -14,9 +14,15 @@ import grpc.aio
 import pytest
 
 from tests.cri.harness import Harness
-from vknode.pool.runtimes.cri import layout
+from vknode.pool.runtimes.cri import containers, layout
 from vknode.pool.runtimes.cri.wire import cri_pb2, cri_pb2_grpc
-from vknode.pool.runtimes.facts import ContainerExited, EventsLost, HealthChanged
+from vknode.pool.runtimes.facts import (
+    ContainerExited,
+    EventsLost,
+    Failure,
+    HealthChanged,
+    SandboxDied,
+)
 
 POOL = "p"
 
@@ -28,6 +34,7 @@ class StandIn(cri_pb2_grpc.RuntimeServiceServicer):
         self.has_events = events
         self.state = cri_pb2.CONTAINER_RUNNING
         self.network_ready = True
+        self.sandbox_state: cri_pb2.PodSandboxState.ValueType | None = None  # None: no sandbox
         self.ended = asyncio.Event()
         self.listed = 0
 
@@ -80,7 +87,18 @@ class StandIn(cri_pb2_grpc.RuntimeServiceServicer):
         return answer
 
     async def ListPodSandbox(self, request: Any, context: Any) -> cri_pb2.ListPodSandboxResponse:
-        return cri_pb2.ListPodSandboxResponse()
+        answer = cri_pb2.ListPodSandboxResponse()
+        if self.sandbox_state is not None:
+            answer.items.add(id="s1", state=self.sandbox_state)
+        return answer
+
+    async def PodSandboxStatus(
+        self, request: Any, context: Any
+    ) -> cri_pb2.PodSandboxStatusResponse:
+        answer = cri_pb2.PodSandboxStatusResponse()
+        answer.status.id, answer.status.metadata.uid = "s1", "u1"
+        answer.status.state = self.sandbox_state or cri_pb2.SANDBOX_READY
+        return answer
 
     async def ContainerStatus(self, request: Any, context: Any) -> cri_pb2.ContainerStatusResponse:
         return cri_pb2.ContainerStatusResponse(status=self.status_of_container())
@@ -124,6 +142,35 @@ async def test_an_end_is_told_once_whatever_the_runtime_offers(
         while not stand_in.has_events and stand_in.listed < before + 3:
             await asyncio.sleep(0.01)
     assert sum(isinstance(e, ContainerExited) for e in on_it.events) == 1
+
+
+@pytest.mark.parametrize("stand_in", [False], ids=["list"], indirect=True)
+async def test_a_list_tells_a_lost_sandbox_once(stand_in: StandIn, on_it: Harness) -> None:
+    stand_in.sandbox_state = cri_pb2.SANDBOX_READY
+    await on_it.runtime.inventory()
+    stand_in.sandbox_state = cri_pb2.SANDBOX_NOTREADY
+    died = await on_it.event(SandboxDied)
+    assert (died.uid, died.id) == ("u1", "s1")
+    before = stand_in.listed
+    async with asyncio.timeout(10):
+        while stand_in.listed < before + 3:
+            await asyncio.sleep(0.01)
+    assert on_it.events.count(died) == 1
+
+
+async def test_an_end_that_the_runtime_never_books_is_looked_up(
+    stand_in: StandIn, on_it: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for ever, it would keep a place from the ends of others."""
+    monkeypatch.setattr(containers, "_SETTLE", 0.05)
+    await on_it.event(EventsLost)
+    on_it.events.clear()
+    if stand_in.has_events:
+        stand_in.ended.set()  # CRI's event, which has no exit code
+        await on_it.event(EventsLost)
+    with pytest.raises(Failure, match="does not show"):
+        await on_it.runtime._containers.wait_exit("c1")
+    assert not any(isinstance(event, ContainerExited) for event in on_it.events)
 
 
 async def test_a_network_that_is_not_ready_is_no_health(stand_in: StandIn, on_it: Harness) -> None:

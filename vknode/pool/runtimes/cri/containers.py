@@ -130,8 +130,9 @@ class Containers:
         """How an instance ended that an event says has; None where it is unknown.
 
         The runtime writes its own books a moment after the event, once all output is in
-        the log; that moment is waited for. Should it never come, the event's own code
-        and time have to do.
+        the log, and says nothing when it has: it is asked again, with growing pauses
+        (at most some 40 times, mostly once), for `_SETTLE` seconds. Should it never come, the
+        event's own code and time have to do; raises Failure where it brought none.
         """
         deadline = time.monotonic() + _SETTLE
         pause = 0.004
@@ -141,7 +142,9 @@ class Containers:
                 return None
             if status.state == cri_pb2.CONTAINER_EXITED:
                 return status, self.exit_of(status)
-            if time.monotonic() > deadline and exit_code is not None:
+            if time.monotonic() > deadline:
+                if exit_code is None:
+                    raise Failure("ExitUnclear", "the runtime told an end that it does not show")
                 status.exit_code, status.finished_at = exit_code, finished_at
                 return status, self.exit_of(status)
             await asyncio.sleep(pause)

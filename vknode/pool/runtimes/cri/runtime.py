@@ -141,8 +141,6 @@ class CriRuntime:
                 event = await self._ended(ended)
                 if event is not None:
                     await queue.put(event)
-            except RuntimeAway:
-                pass  # an inventory follows when it is back
             except Failure as error:
                 log.warning("cri_exit_unclear", id=ended.id, reason=error.reason)
                 await queue.put(EventsLost())
@@ -179,6 +177,7 @@ class CriRuntime:
         if uid is not None:
             if ended.id in self._known.stopping:
                 return None
+            self._known.stopping.add(ended.id)  # told once, however often a list shows it
             return SandboxDied(uid, ended.id)
         found = await self._containers.wait_exit(
             ended.id, exit_code=ended.exit_code, finished_at=ended.finished_at
@@ -207,7 +206,6 @@ class CriRuntime:
             for item in sandboxes
             if item.state != cri_pb2.SANDBOX_READY and item.id not in self._known.stopping
         ]
-        self._known.stopping.update(died)
         return ended + died
 
     # --- images, sandboxes, containers ---
