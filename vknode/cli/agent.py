@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import structlog
 
 from vknode.agent.config import ConfigError, load_config
 from vknode.compose.process import AgentFailed, ExitCode, run_agent
+from vknode.loop import run_async
 
 
 @click.command(name="agent")
@@ -41,7 +41,7 @@ def command(file: Path, check: bool) -> None:
         return
     configure_logging(config.log_format)
     try:
-        asyncio.run(run_agent(config))
+        run_async(run_agent(config))
     except AgentFailed as failure:
         for line in str(failure).splitlines():
             click.echo(f"Error: {line}", err=True)

@@ -28,6 +28,7 @@ import click
 import structlog
 
 from vknode import __version__
+from vknode.loop import run_async
 from vknode.pool.endpoint import Endpoint, EndpointError, TlsFiles
 from vknode.pool.runtimes.base import Failure, Runtime
 from vknode.pool.v1 import cell_pb2
@@ -70,7 +71,7 @@ def run(settings: PoolSettings) -> int:
     configure_logging(settings.log_format)
     try:
         with _locked(settings.state_dir):
-            asyncio.run(_serve(settings))
+            run_async(_serve(settings))
     except SettingsError as error:
         click.echo(f"Error: {error}", err=True)
         return WRONG
