@@ -9,6 +9,8 @@ import pytest
 
 from tests.cri.harness import Harness, add, pod
 from vknode.pool.runtimes.cri import filesvolume, mounts
+from vknode.pool.runtimes.cri.layout import Layout
+from vknode.pool.runtimes.cri.volumes import Volumes
 from vknode.pool.runtimes.facts import Failure
 from vknode.pool.v1 import spec_pb2
 
@@ -166,6 +168,38 @@ def test_a_crash_in_the_middle_of_an_update_is_cleaned_up(tmp_path: Path) -> Non
     assert (tmp_path / "a").read_bytes() == b"2"
     names = sorted(p.name for p in tmp_path.iterdir())
     assert len(names) == 3 and "..data_tmp" not in names
+    (tmp_path / "a").unlink()  # or right before the last step
+    assert not filesvolume.write(tmp_path, content, fs_group=None)
+    assert (tmp_path / "a").read_bytes() == b"2"
+
+
+def test_a_host_path_is_looked_at_anew_for_every_instance(tmp_path: Path) -> None:
+    """Whoever may write below the prefix can make a link of a folder meanwhile."""
+    (tmp_path / "ok" / "data").mkdir(parents=True)
+    spec = pod()
+    with_volume(spec, "host", "/host").host_path.path = str(tmp_path / "ok" / "data")
+    volumes = Volumes(Layout(tmp_path / "s", tmp_path / "m"), (str(tmp_path / "ok"),))
+    volumes.prepare(spec)
+    mount = volumes.container_mounts(spec, spec.containers[0], 0)[0]
+    assert mount.host_path == str(tmp_path / "ok" / "data")
+    (tmp_path / "ok" / "data").rename(tmp_path / "ok" / "real")
+    (tmp_path / "ok" / "data").symlink_to(tmp_path / "ok" / "real")
+    mount = volumes.container_mounts(spec, spec.containers[0], 1)[0]
+    assert mount.host_path == str(tmp_path / "ok" / "real"), "the runtime follows no link"
+    (tmp_path / "ok" / "data").unlink()
+    (tmp_path / "ok" / "data").symlink_to("/etc")
+    with pytest.raises(Failure, match="does not allow"):
+        volumes.container_mounts(spec, spec.containers[0], 2)
+
+
+def test_a_state_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    spec = pod()
+    volumes = Volumes(Layout(tmp_path / "s", tmp_path / "m"), ())
+    volumes.prepare(spec)
+    (tmp_path / "s" / "pods" / spec.uid / "logs" / "main").write_text("in the way")
+    with pytest.raises(Failure, match="EEXIST") as failure:
+        volumes.container_mounts(spec, spec.containers[0], 0)
+    assert failure.value.reason == "CreateContainerConfigError"
 
 
 def test_links_are_resolved_inside_the_root(tmp_path: Path) -> None:

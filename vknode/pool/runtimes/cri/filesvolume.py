@@ -30,7 +30,18 @@ def write(volume: Path, files: spec_pb2.Files, *, fs_group: int | None) -> bool:
     """
     current = _current(volume)
     if current is not None and _same(current, files, fs_group):
+        _link(volume, current, files)  # in case a crash cut that off the last time
         return False
+    payload = _write_payload(volume, files, fs_group)
+    temporary = volume / "..data_tmp"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(payload.name)
+    temporary.rename(volume / _DATA)
+    _link(volume, payload, files)
+    return True
+
+
+def _write_payload(volume: Path, files: spec_pb2.Files, fs_group: int | None) -> Path:
     stamp = time.strftime("..%Y_%m_%d_%H_%M_%S", time.gmtime())
     payload = volume / f"{stamp}.{secrets.randbelow(10**10)}"
     payload.mkdir(mode=0o755)
@@ -47,11 +58,11 @@ def write(volume: Path, files: spec_pb2.Files, *, fs_group: int | None) -> bool:
         folder.chmod(0o755)
         if fs_group is not None:
             os.chown(folder, -1, fs_group)
-    temporary = volume / "..data_tmp"
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(payload.name)
-    temporary.rename(volume / _DATA)
+    return payload
 
+
+def _link(volume: Path, payload: Path, files: spec_pb2.Files) -> None:
+    """One link for each first part of a path, and nothing beside these and `payload`."""
     wanted = {file.path.split("/", 1)[0] for file in files.files}
     for name in wanted:
         link = volume / name
@@ -65,7 +76,6 @@ def write(volume: Path, files: spec_pb2.Files, *, fs_group: int | None) -> bool:
             shutil.rmtree(entry)
         else:
             entry.unlink()
-    return True
 
 
 def _write_file(path: Path, file: spec_pb2.File, fs_group: int | None) -> None:

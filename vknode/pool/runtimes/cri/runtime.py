@@ -253,22 +253,19 @@ class CriRuntime:
                     f'unable to find target container "{container.target_container}"',
                 )
             target = found.id
-        self._paths.log_file(spec.uid, container.name, attempt).parent.mkdir(
-            mode=0o755, parents=True, exist_ok=True
-        )
-        config = container_config(
-            spec,
-            container,
-            image,
-            attempt,
-            paths=self._paths,
-            pool=self._options.pool,
-            ips=sandbox.ips,
-            mounts=self._volumes.container_mounts(spec, container, attempt),
-            memory_capacity=self._features.memory_capacity,
-            target_id=target,
-        )
         try:
+            config = container_config(
+                spec,
+                container,
+                image,
+                attempt,
+                paths=self._paths,
+                pool=self._options.pool,
+                ips=sandbox.ips,
+                mounts=self._volumes.container_mounts(spec, container, attempt),
+                memory_capacity=self._features.memory_capacity,
+                target_id=target,
+            )
             container_id = await self._containers.create(
                 sandbox.id, config, self._sandbox_config(spec, sandbox.attempt)
             )

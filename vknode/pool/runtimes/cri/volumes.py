@@ -73,8 +73,11 @@ class Volumes:
     def container_mounts(
         self, spec: spec_pb2.SandboxSpec, container: spec_pb2.Container, attempt: int
     ) -> list[cri_pb2.Mount]:
-        """Everything one instance mounts, with its own files made. Raises Failure."""
+        """Everything one instance mounts, with its own files and its log's folder made.
+        Raises Failure."""
         try:
+            log = self._paths.log_file(spec.uid, container.name, attempt)
+            log.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             return list(self._container_mounts(spec, container, attempt))
         except OSError as error:
             raise Failure(
@@ -112,7 +115,7 @@ class Volumes:
             case "files":
                 return self._paths.volume(uid, volume.name, memory=volume.files.sensitive)
             case "host_path":
-                return Path(volume.host_path.path)
+                return self._host_path(volume.host_path)
             case other:
                 raise Failure(
                     "CreateContainerConfigError",
@@ -123,10 +126,9 @@ class Volumes:
     def _prepare_volume(self, spec: spec_pb2.SandboxSpec, volume: spec_pb2.Volume) -> None:
         source = volume.WhichOneof("source")
         path = self._path(spec.uid, volume)
-        fs_group = spec.security.fs_group if spec.security.HasField("fs_group") else None
         if source == "host_path":
-            self._check_host_path(volume.host_path)
             return
+        fs_group = spec.security.fs_group if spec.security.HasField("fs_group") else None
         if path.is_relative_to(self._paths.memory_dir):
             self._need_memory()
         fresh = not path.is_dir()
@@ -149,12 +151,17 @@ class Volumes:
         if not mounts.is_tmpfs(folder):
             mounts.mount_tmpfs(folder, size=None, mode=0o700)
 
-    def _check_host_path(self, source: spec_pb2.HostPath) -> None:
-        path = Path(source.path)
-        # A symlink below an allowed prefix may lead anywhere.
-        real = os.path.realpath(path)
+    def _host_path(self, source: spec_pb2.HostPath) -> Path:
+        """Where it really is, made where its type says so; looked at anew for every
+        instance. Raises Failure("FailedMount") where that is not allowed.
+
+        A symlink below an allowed prefix may lead anywhere, and whoever may write there
+        may change it at any time; so the runtime is given the path without links. A Pod
+        that swaps a folder for a link in the very moment of another's mount still wins.
+        """
+        path = Path(os.path.realpath(source.path))
         prefixes = tuple(map(os.path.realpath, self._prefixes))
-        if not host_path_allowed(real, prefixes):
+        if not host_path_allowed(str(path), prefixes):
             raise Failure(
                 "FailedMount",
                 f"hostPath {source.path}: this pool does not allow Pods to mount it",
@@ -166,7 +173,10 @@ class Volumes:
             path.touch(mode=0o644)
         kind = source.type.removesuffix("OrCreate")
         if kind and not _FILE_KINDS[kind](path.stat().st_mode):
-            raise Failure("FailedMount", f"hostPath type check failed: {path} is not a {kind}")
+            raise Failure(
+                "FailedMount", f"hostPath type check failed: {source.path} is not a {kind}"
+            )
+        return path
 
     # --- mounts ---
 
