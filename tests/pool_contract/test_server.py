@@ -34,6 +34,25 @@ async def test_socket_is_private_and_goes_away_at_the_end(tmp_path: Path) -> Non
     assert not path.exists()
 
 
+async def test_listening_changes_the_mode_of_nothing_else(tmp_path: Path) -> None:
+    """Adopted sandboxes are at work already, and make folders for containers."""
+    over = False
+
+    async def work() -> list[int]:
+        modes: list[int] = []
+        while not over:
+            folder = tmp_path / str(len(modes))
+            folder.mkdir(mode=0o750)
+            modes.append(stat.S_IMODE(folder.stat().st_mode))
+            await asyncio.sleep(0)
+        return modes
+
+    working = asyncio.create_task(work())
+    async with served(FakeHost(), tmp_path / "pool.sock"):
+        over = True
+        assert set(await working) == {0o750}
+
+
 async def test_stale_socket_is_replaced_a_living_one_is_not(tmp_path: Path) -> None:
     path = tmp_path / "pool.sock"
     left = socket.socket(socket.AF_UNIX)

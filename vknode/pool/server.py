@@ -109,16 +109,16 @@ class PoolServer:
         path = self._endpoint.path
         assert path is not None
         await asyncio.to_thread(_clear_stale_socket, self._endpoint)
-        # No moment at which others could connect: the file is born with its mode.
+        # No moment at which others could connect: the file is born with its mode. The
+        # mask is the whole process's: nothing else may run before it is given back.
         before = os.umask(0o177)
         try:
             server.add_insecure_port(self._endpoint.target)
-            await server.start()
         except RuntimeError as error:
             raise EndpointError(f"{self._endpoint.target}: cannot listen: {error}") from error
         finally:
             os.umask(before)
-        path.chmod(0o600)
+        await server.start()
         status = path.stat()
         self._socket_id = (status.st_dev, status.st_ino)
 
