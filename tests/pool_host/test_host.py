@@ -350,6 +350,29 @@ async def test_another_process_adopts_and_restarts_nothing(tmp_path: Path) -> No
         assert host.cells.count("az1-a") == 2
 
 
+async def test_an_update_cut_off_by_the_end_of_the_process_is_made_by_the_next(
+    tmp_path: Path,
+) -> None:
+    world: dict[str, Any] = {}
+    first = FakeRuntime(world)
+    mounted = spec("a")
+    mounted.volumes.add(name="v").files.files.add(path="f", content=b"1")
+    async with pool(first, FileStore(tmp_path)) as (host, seen):
+        await host.create(mounted, "agent")
+        await host.create(spec("plain"), "agent")
+        await seen.state("a", RUNNING)
+        first.block("update_sandbox")
+        mounted.volumes[0].files.files[0].content = b"2"
+        mounted.generation += 1
+        await host.update(mounted)
+        await condition(lambda: first.count("update_sandbox") == 1)
+    second = FakeRuntime(world)
+    async with pool(second, FileStore(tmp_path)) as (host, seen):
+        await condition(lambda: ("update_sandbox", "a") in second.calls)
+        assert second.count("update_sandbox") == 1
+        assert second.count("start_container") == 0
+
+
 async def test_a_runtime_that_is_away_costs_nothing_but_time() -> None:
     runtime = FakeRuntime()
     async with pool(runtime) as (host, seen):

@@ -99,6 +99,10 @@ class SandboxMachine:
             for record in mains:
                 if record.stage is Stage.IDLE and record.ended is None:
                     facts.exited(record, unknown_exit(0, now))
+        if any(volume.WhichOneof("source") == "files" for volume in spec.volumes):
+            # An update may have been cut off after its spec was kept and before the
+            # content was written; the runtime leaves alone what is as it should be.
+            facts.update_from = spec
         return machine
 
     @property
