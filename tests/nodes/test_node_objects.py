@@ -164,6 +164,7 @@ def test_a_pool_may_not_set_what_is_kubernetes_or_ours() -> None:
             "topology.kubernetes.io/zone": "lie",
             "node-role.kubernetes.io/master": "",
             "vknode.dev/pool": "lie",
+            "vknode.dev/simulated": "true",
             "bad key": "x",
             "node.kubernetes.io/instance-type": "big",
         },
@@ -173,6 +174,8 @@ def test_a_pool_may_not_set_what_is_kubernetes_or_ours() -> None:
     assert labels["topology.kubernetes.io/zone"] == "az1"
     assert labels["node.kubernetes.io/instance-type"] == "big"
     assert "bad key" not in labels
+    # The pool server's own word about its runtime: neither Kubernetes' nor the agent's.
+    assert labels["vknode.dev/simulated"] == "true" and labels["vknode.dev/pool"] == "az1"
 
 
 def test_a_cell_that_cannot_be_a_node_says_why() -> None:

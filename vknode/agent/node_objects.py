@@ -357,7 +357,7 @@ def _labels(name: str, pool: str, cell: cell_pb2.Cell, settings: NodeSettings) -
 def _label_allowed(key: str, value: str) -> bool:
     if not names.is_label_key(key) or not names.is_label_value(value):
         return False
-    if key in names.AGENT_LABELS or key.startswith("vknode.dev/"):
+    if key in names.AGENT_LABELS:
         return False
     return key in _POOL_LABELS_ALLOWED or not names.is_kubernetes_label(key)
 
