@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+import structlog
 
 from vknode.agent.status_writer import StatusWriter, Write
 from vknode.kube.backoff import Backoff
@@ -169,6 +170,25 @@ async def test_what_can_never_be_written_is_dropped(
     assert statuses.gone == ["a"]
     assert len(server.patches) == 1
     assert writer.depth == 0
+
+
+@pytest.mark.parametrize(
+    ("message", "logged"),
+    [
+        ('Pod "a" is invalid: metadata.uid: Invalid value: "b": field is immutable', 0),
+        ('Pod "a" is invalid: status.phase: Invalid value: "Walking"', 1),
+    ],
+)
+async def test_only_a_defect_is_logged_as_one(
+    server: Server, statuses: Statuses, writer: StatusWriter, message: str, logged: int
+) -> None:
+    server.failures = [ApiError(422, "Invalid", message)]
+    statuses.wanted["a"] = b"1"
+    with structlog.testing.capture_logs() as logs:
+        writer.mark("a")
+        await writer.settled("a")
+    assert statuses.gone == ["a"]
+    assert sum(entry["event"] == "status_refused" for entry in logs) == logged
 
 
 async def test_many_pods_few_at_once(

@@ -16,10 +16,11 @@ sending    one PATCH is on its way                               answered → cl
 At most `SLOTS` are sending. A mark without a delay starts the request in the same turn of the
 loop if a slot is free. There is no task for a clean or a waiting Pod.
 
-Answers: 404 and 409 (the UID precondition) mean the Pod is another one or gone, so the write is
-dropped; 422 and 400 are defects of ours, logged and dropped, or they would be repeated for ever;
-everything else (429, 5xx, 403 of a Node authorizer that lags, no connection) is tried again with
-a back-off, with a body made anew.
+Answers: 404, 409, and 422 of `metadata.uid` (what a current API server says to a UID that is not
+the Pod's) mean the Pod is another one or gone, so the write is dropped; any other 422 and 400 are
+defects of ours, logged and dropped, or they would be repeated for ever; everything else (429,
+5xx, 403 of a Node authorizer that lags, no connection) is tried again with a back-off, with a
+body made anew.
 """
 
 from __future__ import annotations
@@ -212,7 +213,7 @@ class StatusWriter:
             self._source.written(uid, write, answer)
         except ApiError as error:
             if error.status in _DROPPED or error.status in _DEFECTS:
-                if error.status in _DEFECTS:
+                if error.status in _DEFECTS and not _is_another_pod(error):
                     log.error("status_refused", uid=uid, path=write.path, error=str(error))
                 self.drops += 1
                 self._backoffs.pop(uid, None)
@@ -248,3 +249,7 @@ class StatusWriter:
         for future in self._settled.pop(uid, ()):
             if not future.done():
                 future.set_result(None)
+
+
+def _is_another_pod(error: ApiError) -> bool:
+    return error.status == 422 and "metadata.uid:" in error.message
