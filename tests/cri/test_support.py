@@ -8,9 +8,9 @@ import pytest
 from google.protobuf import text_format
 
 from tests.cri.harness import pod
+from vknode.pool.quantity import is_amount, milli, value
 from vknode.pool.runtimes.cri.features import Features, _numbers
 from vknode.pool.runtimes.cri.options import CriOptions
-from vknode.pool.runtimes.cri.quantity import milli, value
 from vknode.pool.runtimes.cri.resources import Qos, linux_resources, oom_score_adj, qos
 from vknode.pool.runtimes.cri.support import problems
 from vknode.pool.v1 import spec_pb2
@@ -150,12 +150,14 @@ def test_limits_of_a_whole_pod_must_follow_from_its_containers() -> None:
 )
 def test_quantities_are_exact(text: str, whole: int, thousandths: int) -> None:
     assert (value(text), milli(text)) == (whole, thousandths)
+    assert is_amount(text) and not is_amount(f"-1{text}")
 
 
 @pytest.mark.parametrize("text", ["", "1 Gi", "GB", "1GB", "0x1", "1e", "--1"])
 def test_what_is_no_quantity_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not a Kubernetes quantity"):
         milli(text)
+    assert not is_amount(text)
 
 
 def test_classes_and_scores_are_the_kubelets() -> None:

@@ -30,7 +30,9 @@ def with_volume(spec: spec_pb2.SandboxSpec, name: str, path: str) -> spec_pb2.Vo
 
 @pytest.mark.containerd
 async def test_files_are_there_with_their_modes_and_owners(harness: Harness) -> None:
-    spec = pod("cat /c/a /c/deep/er/b", "stat -L -c '%a %u %g' /c/a /s/key", "echo x > /c/new || :")
+    spec = pod(
+        "cat /c/a /c/deep/er/b", "stat -L -c '%a %u %g' /c/a /s/key", "(echo x > /c/new) 2>&1 || :"
+    )
     spec.security.fs_group = 2000
     files(with_volume(spec, "config", "/c"), {"a": b"A\n", "deep/er/b": b"B\n"})
     secret = with_volume(spec, "secret", "/s")

@@ -266,10 +266,15 @@ async def test_health_reaches_exactly_its_own_node(
         side.links["az2"].lose()
         await side.until_ready(b, "False", "PoolUnreachable")
         assert (await side.ready(a))[0] == "True"
+
+        async def told() -> bool:
+            # By the node controller, which looks once a second.
+            text = await asyncio.to_thread(control_plane.kubectl, "describe", "node", b)
+            return "NodeNotReady" in text
+
+        await side.until(told)
         side.links["az2"].announce(cell(b))
         await side.until_ready(b, "True", "KubeletReady")
-        described = await asyncio.to_thread(control_plane.kubectl, "describe", "node", b)
-        assert "NodeNotReady" in described
 
 
 async def test_a_pools_restart_within_the_limit_writes_nothing(
