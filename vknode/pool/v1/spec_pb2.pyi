@@ -194,8 +194,11 @@ class SandboxSpec(_message.Message):
     runtime_handler: _builtins.str
     """One of Cell.runtime_handlers, or empty for the default."""
     generation: _builtins.int
-    """metadata.generation of the Pod this was made from. UpdateSandbox must raise
-    it; the pool echoes in Sandbox.observed_generation the one it acts on.
+    """metadata.generation of the Pod this was made from. UpdateSandbox never lowers
+    it (a lower one is refused or changes nothing). The same one may bring new
+    content: Kubernetes raises it for changes of the Pod's spec only, not for labels,
+    annotations or the objects that the Pod refers to. The pool echoes in
+    Sandbox.observed_generation the one it acts on.
     """
     service_account_name: _builtins.str
     restart_policy: Global___RestartPolicy.ValueType
