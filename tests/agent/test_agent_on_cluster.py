@@ -317,6 +317,44 @@ async def test_a_missing_variable_holds_its_container_until_it_is_there(world: W
         assert env_sent["KUBERNETES_SERVICE_PORT"] == "443"
 
 
+async def test_a_missing_pull_secret_is_told_and_stops_nothing(world: World) -> None:
+    async with world.agent():
+        await world.create(imagePullSecrets=[{"name": "nowhere"}])
+        await world.phase("Running")
+        event = await world.event("FailedToRetrieveImagePullSecret")
+        assert event["type"] == "Warning"
+        assert "(nowhere)" in event["message"]
+
+
+async def test_pods_get_the_clusters_dns_where_it_is_configured(world: World) -> None:
+    async def of_the_node() -> list[str]:
+        found = msgspec.json.decode(await world.client.get("/api/v1/namespaces/default/events"))
+        return [
+            event["message"]
+            for event in found["items"]
+            if event["reason"] == "MissingClusterDNS"
+            and event["involvedObject"]["name"] == world.node
+        ]
+
+    async with world.agent():
+        without = await world.create("without")
+        await world.phase("Running", "without")
+        assert not world.pool.specs[without].network.HasField("dns")
+        async with asyncio.timeout(10):
+            while not await of_the_node():
+                await asyncio.sleep(0.05)
+        assert "kubelet.clusterDNS" in (await of_the_node())[0]
+    dns = KubeletConfig(cluster_dns=("10.96.0.10",), cluster_domain="k8s.example")
+    world.config = replace(world.config, kubelet=dns)
+    async with world.agent():
+        with_dns = await world.create("with")
+        await world.phase("Running", "with")
+        sent = world.pool.specs[with_dns].network.dns
+        assert list(sent.servers) == ["10.96.0.10"]
+        assert f"{world.namespace}.svc.k8s.example" in sent.searches
+        assert len(await of_the_node()) == 1
+
+
 async def test_changed_labels_reach_the_pool(world: World) -> None:
     async with world.agent():
         await world.create()

@@ -71,6 +71,8 @@ def test_everything_given(tmp_path: Path) -> None:
                 "servingKey": "key.pem",
                 "clientCA": "ca.pem",
                 "allowedClientNames": ["kube-apiserver"],
+                "clusterDNS": ["10.96.0.10", "fd00::a"],
+                "clusterDomain": "k8s.example",
             },
             lease={"durationSeconds": 20, "renewSeconds": 5},
             pool={"unreachableAfterSeconds": 3},
@@ -86,6 +88,8 @@ def test_everything_given(tmp_path: Path) -> None:
     assert config.taints[0].effect == "NoSchedule"
     assert config.kubelet.serving_cert == tmp_path / "crt.pem"
     assert config.kubelet.allowed_client_names == ("kube-apiserver",)
+    assert config.kubelet.cluster_dns == ("10.96.0.10", "fd00::a")
+    assert config.kubelet.cluster_domain == "k8s.example"
     assert config.pool_unreachable_after == 3.0
     assert config.metrics_listen == "[::1]:9090"
 
@@ -135,6 +139,9 @@ def pool(**keys: Any) -> list[dict[str, Any]]:
         ({"kubelet": {"port": True}}, "kubelet.port", "true or false"),
         ({"kubelet": {"port": 70000}}, "kubelet.port", "0 to 65535"),
         ({"kubelet": {"servingCert": "no"}}, "kubelet.servingKey", "give both"),
+        ({"kubelet": {"clusterDNS": ["kube-dns"]}}, "kubelet.clusterDNS[0]", "IP address"),
+        ({"kubelet": {"clusterDNS": ["10.0.0.1"] * 4}}, "kubelet.clusterDNS", "takes 3"),
+        ({"kubelet": {"clusterDomain": "no_name"}}, "kubelet.clusterDomain", "a DNS name"),
         ({"lease": {"durationSeconds": 10}}, "lease.renewSeconds", "renew more often"),
         ({"pool": {"unreachableAfterSeconds": -1}}, "pool.unreachableAfterSeconds", "out of range"),
         ({"deletion": {"brakeShare": 30}}, "deletion.brakeShare", "0 to 1"),

@@ -289,6 +289,8 @@ class Agent:
             cell=identity.cell,
             host_ips=(self.config.kubelet.address,),
             tenant=self.config.tenant,
+            cluster_domain=self.config.kubelet.cluster_domain,
+            cluster_dns=self.config.kubelet.cluster_dns,
             allocatable={} if cell is None else dict(cell.allocatable) or dict(cell.capacity),
         )
         place = Placement(node, identity.uid, link, facts)

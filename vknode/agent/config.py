@@ -21,6 +21,7 @@ TEMPLATE_FIELDS = ("cell", "pool", "zone")
 UNIX_PREFIX = "unix:"
 # sockaddr_un has 108 bytes, the last one 0.
 MAX_UNIX_PATH = 107
+MAX_DNS_SERVERS = 3
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,9 @@ class Taint:
 
 @dataclass(frozen=True)
 class KubeletConfig:
-    """The kubelet API's listener. Port 0: the kernel chooses."""
+    """The kubelet API's listener (port 0: the kernel chooses), and the DNS of Pods, under the
+    names of a kubelet's own configuration. Without `cluster_dns` Pods use their cell's resolver.
+    """
 
     address: str = "127.0.0.1"
     port: int = 10250
@@ -59,6 +62,8 @@ class KubeletConfig:
     serving_key: Path | None = None
     client_ca: Path | None = None
     allowed_client_names: tuple[str, ...] = ()
+    cluster_dns: tuple[str, ...] = ()
+    cluster_domain: str = "cluster.local"
 
 
 @dataclass(frozen=True)
@@ -274,7 +279,20 @@ def _kubelet(reader: Reader) -> KubeletConfig:
         serving_key=reader.path_to("servingKey", "the server's key (PEM)"),
         client_ca=reader.path_to("clientCA", "the CA of the API server's client certificate"),
         allowed_client_names=reader.texts("allowedClientNames"),
+        cluster_dns=reader.texts("clusterDNS"),
+        cluster_domain=reader.text(
+            "clusterDomain", "cluster.local", check=names.is_dns_name, expected="a DNS name"
+        ),
     )
+    for index, server in enumerate(kubelet.cluster_dns):
+        if not _is_address(server):
+            where = f"clusterDNS[{index}]"
+            reader.problem(where, f"{server!r} is not an IP address", "write the Service's IP")
+    if len(kubelet.cluster_dns) > MAX_DNS_SERVERS:
+        given = len(kubelet.cluster_dns)
+        reader.problem(
+            "clusterDNS", f"has {given} servers, a resolver takes {MAX_DNS_SERVERS}", "remove some"
+        )
     if (kubelet.serving_cert is None) != (kubelet.serving_key is None):
         missing = "servingKey" if kubelet.serving_key is None else "servingCert"
         reader.problem(missing, "is missing beside its counterpart", "give both or neither")

@@ -23,6 +23,11 @@ def is_dns_label(text: str) -> bool:
     return _DNS_LABEL.fullmatch(text) is not None
 
 
+def is_dns_name(text: str) -> bool:
+    """DNS-1123 subdomain: labels joined with dots, up to 253 characters."""
+    return len(text) <= 253 and _DNS_SUBDOMAIN.fullmatch(text) is not None
+
+
 def is_node_name(text: str) -> bool:
     """A DNS-1123 subdomain that also fits the hostname label (63 characters)."""
     return len(text) <= MAX_NODE_NAME and _DNS_SUBDOMAIN.fullmatch(text) is not None

@@ -22,7 +22,7 @@ import structlog
 
 from vknode.agent.admission import Rejection, rejection
 from vknode.agent.event_correlator import ObjectRef
-from vknode.agent.events import WARNING
+from vknode.agent.events import WARNING, node_ref
 from vknode.agent.metrics import AgentMetrics
 from vknode.agent.pod_record import (
     Override,
@@ -48,6 +48,11 @@ NODE_AWAY = 60.0
 # What is named may be made any moment: asked often, and seldom enough not to be a burden.
 MISSING_BASE, MISSING_MAX = 0.25, 3.0
 FAILURE_BASE, FAILURE_MAX = 0.3, 15.0
+
+NO_DNS = (
+    'kubelet does not have ClusterDNS IP configured and cannot create Pod using "ClusterFirst" '
+    'policy. Falling back to "Default" policy: set kubelet.clusterDNS in the agent\'s configuration'
+)
 
 Decide = Callable[[PodRecord], Action]
 
@@ -93,6 +98,7 @@ class PodSteps:
         self._metrics = metrics
         self._owner = owner
         self._loop = asyncio.get_running_loop()
+        self._without_dns: set[str] = set()  # UIDs of Nodes that have been told
 
     async def carry_out(self, action: Action, record: PodRecord, decide: Decide) -> float | None:
         if action is Action.CREATE:
@@ -149,6 +155,7 @@ class PodSteps:
             return None
         if isinstance(built, NotReady):
             return self._not_ready(record, pod, built)
+        self._warn(pod, place, built)
         timings = self._metrics.timings
         # From here on the pool may have it, whatever we hear; and the stream, which may be faster
         # than the answer, does not tell of an adopted sandbox.
@@ -198,6 +205,17 @@ class PodSteps:
             return self._update_failed(record, pod, document, failure)
         self._sent(record, pod, built)
         return None
+
+    def _warn(self, pod: PodObject, place: Placement, built: Built) -> None:
+        """Events of what does not stop a start, in a kubelet's words."""
+        for message in built.pull_warnings:
+            self._event(pod, "FailedToRetrieveImagePullSecret", message)
+        if built.lacks_dns and place.node_uid not in self._without_dns:
+            # A kubelet tells the Pod as well; but here a pool may resolve the cluster's names by
+            # itself, and who can configure it looks at Nodes: once for each will do.
+            self._without_dns.add(place.node_uid)
+            ref = node_ref(place.node, place.node_uid)
+            self.events.event(ref, place.node, WARNING, "MissingClusterDNS", NO_DNS)
 
     def _sent(self, record: PodRecord, pod: PodObject, built: Built) -> None:
         """The pool has this content."""

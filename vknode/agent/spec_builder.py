@@ -10,6 +10,8 @@ from vknode.agent.admission import UNSUPPORTED, Rejection
 from vknode.agent.pod_record import Placement
 from vknode.agent.references import References
 from vknode.pool.v1 import spec_pb2
+from vknode.translate.credentials import registry_credentials
+from vknode.translate.dns import missing_cluster_dns
 from vknode.translate.facts import Missing, NodeFacts
 from vknode.translate.fields import check
 from vknode.translate.needs import needs
@@ -18,10 +20,14 @@ from vknode.translate.spec import VolumeNotReady, sandbox_spec
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """`config_errors`: containers whose environment cannot be resolved yet, with the reason."""
+    """`config_errors`: containers whose environment cannot be resolved yet, with the reason.
+    `pull_warnings`: what is wrong with image pull secrets; it stops nothing by itself.
+    `lacks_dns`: the Pod wants the cluster's DNS, and the configuration names none."""
 
     spec: spec_pb2.SandboxSpec
     config_errors: tuple[tuple[str, str], ...]
+    pull_warnings: tuple[str, ...] = ()
+    lacks_dns: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +65,10 @@ class SpecBuilder:
             for container in containers
             if container.config_error
         )
-        return Built(spec, errors)
+        warnings: list[str] = []
+        if pod["spec"].get("imagePullSecrets"):
+            _, warnings = registry_credentials(pod, resolved)
+        return Built(spec, errors, tuple(warnings), missing_cluster_dns(pod, facts))
 
     async def _with_handler(self, name: str, facts: NodeFacts, node: str) -> NodeFacts | NotReady:
         handler = await self._references.runtime_handler(name, node)
