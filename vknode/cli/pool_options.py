@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-_QUANTITY = re.compile(r"\d+(\.\d+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi|E|Ei)?")
+from vknode.pool.quantity import is_amount
+
 _RESOURCE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?")
 
 
@@ -24,16 +25,14 @@ class Capacity(click.ParamType[dict[str, str]]):
             return value
         found: dict[str, str] = {}
         for part in str(value).split(","):
-            resource, equals, quantity = part.strip().partition("=")
+            resource, equals, amount = part.strip().partition("=")
             if not equals or not _RESOURCE.fullmatch(resource):
                 self.fail(f"{part!r} is not RESOURCE=QUANTITY, as in cpu=8", param, ctx)
-            if not _QUANTITY.fullmatch(quantity):
-                self.fail(
-                    f"{resource}: {quantity!r} is no quantity, as 8, 500m or 16Gi", param, ctx
-                )
+            if not is_amount(amount):
+                self.fail(f"{resource}: {amount!r} is no quantity, as 8, 500m or 16Gi", param, ctx)
             if resource in found:
                 self.fail(f"{resource} is given twice", param, ctx)
-            found[resource] = quantity
+            found[resource] = amount
         for resource in ("cpu", "memory", "pods"):
             if resource not in found:
                 self.fail(

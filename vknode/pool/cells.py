@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from vknode.pool.errors import NO_CAPACITY, REFUSED, UNSUPPORTED_FIELD, PoolFailure
+from vknode.pool.quantity import milli
 from vknode.pool.runtimes.base import RuntimeInfo
-from vknode.pool.runtimes.cri.quantity import milli
 from vknode.pool.v1 import cell_pb2, spec_pb2
 
 # Where a cell does not name these, nobody counts them.
@@ -83,12 +83,22 @@ class CellBook:
 
     @classmethod
     def of_zone(
-        cls, zone: str, count: int, capacity: Mapping[str, str], *, region: str = ""
+        cls,
+        zone: str,
+        count: int,
+        capacity: Mapping[str, str],
+        *,
+        region: str = "",
+        labels: Mapping[str, str] | None = None,
     ) -> CellBook:
-        """`count` equal cells ZONE-a, ZONE-b, … ZONE-z, ZONE-aa, …"""
+        """`count` equal cells ZONE-a, ZONE-b, … ZONE-z, ZONE-aa, … Raises ValueError."""
         return cls(
             cell_pb2.Cell(
-                name=f"{zone}-{_letters(index)}", zone=zone, region=region, capacity=capacity
+                name=f"{zone}-{_letters(index)}",
+                zone=zone,
+                region=region,
+                capacity=capacity,
+                labels=labels,
             )
             for index in range(count)
         )

@@ -31,7 +31,6 @@ from vknode import __version__
 from vknode.loop import run_async
 from vknode.pool.endpoint import Endpoint, EndpointError, TlsFiles
 from vknode.pool.runtimes.base import Failure, Runtime
-from vknode.pool.v1 import cell_pb2
 
 if TYPE_CHECKING:
     from vknode.pool.host import Host
@@ -126,31 +125,6 @@ def _locked(state_dir: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def make_cells(settings: PoolSettings) -> list[cell_pb2.Cell]:
-    """ZONE-a, ZONE-b …; what the runtime is, the host fills in."""
-    labels = {"vknode.dev/simulated": "true"} if settings.runtime == "sim" else {}
-    return [
-        cell_pb2.Cell(
-            name=f"{settings.zone}-{_letters(number)}",
-            zone=settings.zone,
-            region=settings.region,
-            capacity=settings.capacity,
-            labels=labels,
-        )
-        for number in range(settings.cells)
-    ]
-
-
-def _letters(number: int) -> str:
-    """a, b … z, aa, ab …"""
-    name = ""
-    number += 1
-    while number:
-        number, rest = divmod(number - 1, 26)
-        name = chr(ord("a") + rest) + name
-    return name
-
-
 def make_runtime(settings: PoolSettings) -> Runtime:
     """Raises SettingsError."""
     if settings.runtime == "sim":
@@ -238,7 +212,13 @@ def make_host(settings: PoolSettings) -> Host:
     except OSError as error:
         raise SettingsError(f"--state-dir {settings.state_dir}: {error.strerror}") from error
     try:
-        cells = CellBook(make_cells(settings))
+        cells = CellBook.of_zone(
+            settings.zone,
+            settings.cells,
+            settings.capacity,
+            region=settings.region,
+            labels={"vknode.dev/simulated": "true"} if settings.runtime == "sim" else {},
+        )
     except ValueError as error:
         raise SettingsError(f"--zone, --cells or --cell-capacity: {error}") from error
     return Host(make_runtime(settings), store, cells)

@@ -45,8 +45,6 @@ from vknode.pool.validation import check_container, check_spec, check_uid, refus
 log = structlog.get_logger()
 
 PIECE = 64 * 1024
-# Sandboxes in one response of a snapshot: keeps messages far below the size limit.
-_BATCH = 500
 # Seconds that a finished call waits for its client to stop writing.
 _LINGER = 1.0
 
@@ -189,8 +187,7 @@ class PoolService(pool_pb2_grpc.PoolServicer):
         async def call() -> None:
             async with _closing(self._host.watch(request.epoch, request.revision)) as responses:
                 async for response in responses:
-                    for part in split_snapshot(response):
-                        await context.write(part)
+                    await context.write(response)
 
         await _answer(context, call)
 
@@ -316,28 +313,6 @@ class PoolService(pool_pb2_grpc.PoolServicer):
                 await streams.close()
 
         await _answer(context, call)
-
-
-def split_snapshot(
-    response: pool_pb2.WatchSandboxesResponse,
-) -> list[pool_pb2.WatchSandboxesResponse]:
-    """A large snapshot in several responses, the last of them with its end."""
-    if not response.snapshot or len(response.sandboxes) <= _BATCH:
-        return [response]
-    parts = []
-    for start in range(0, len(response.sandboxes), _BATCH):
-        parts.append(
-            pool_pb2.WatchSandboxesResponse(
-                epoch=response.epoch,
-                revision=response.revision,
-                snapshot=True,
-                sandboxes=response.sandboxes[start : start + _BATCH],
-            )
-        )
-    parts[-1].snapshot_end = response.snapshot_end
-    parts[-1].gone.extend(response.gone)
-    parts[-1].events.extend(response.events)
-    return parts
 
 
 def log_options(request: stream_pb2.StreamLogsRequest) -> LogOptions:

@@ -12,13 +12,13 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from vknode.pool import quantity
 from vknode.pool.check.suite import OWNER, Bench, check, expect, expect_equal, expect_failure
 from vknode.pool.errors import NOT_FOUND, REFUSED, UNSUPPORTED_FIELD, from_rpc_error
 from vknode.pool.v1 import cell_pb2, pool_pb2, spec_pb2
 
 _SERVICE = pool_pb2.DESCRIPTOR.services_by_name["Pool"].full_name
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-_QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi|E|Ei)?")
 
 
 @check("grpc.health.v1 answers SERVING for the server and for the Pool service")
@@ -73,8 +73,8 @@ async def cells_snapshot_valid(bench: Bench) -> None:
             expect(cell.health_reason, f"{where}: is unhealthy without a reason")
         for resource in ("cpu", "memory", "pods"):
             expect(resource in cell.capacity, f"{where}: its capacity lacks {resource!r}")
-        for key, quantity in (*cell.capacity.items(), *cell.allocatable.items()):
-            expect(_QUANTITY.fullmatch(quantity), f"{where}: {key}={quantity!r} is no quantity")
+        for key, text in (*cell.capacity.items(), *cell.allocatable.items()):
+            expect(quantity.is_amount(text), f"{where}: {key}={text!r} is no quantity")
         expect(cell.info.operating_system, f"{where}: info.operating_system is empty")
         expect(cell.info.architecture, f"{where}: info.architecture is empty")
         expect(

@@ -37,11 +37,6 @@ class Features:
         return self.name == "containerd"
 
     @property
-    def cri_events(self) -> bool:
-        """GetContainerEvents is worth a try; containerd 1.x does not know it."""
-        return not (self.containerd and self.version < (2,))
-
-    @property
     def stop_signals(self) -> bool:
         """ContainerConfig.stop_signal is honoured (and not skipped as unknown)."""
         if self.containerd:

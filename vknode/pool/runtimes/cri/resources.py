@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 
-from vknode.pool.runtimes.cri import quantity
+from vknode.pool import quantity
 from vknode.pool.runtimes.cri.wire import cri_pb2
 from vknode.pool.v1 import spec_pb2
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vknode.pool.runtimes.cri import layout, quantity
+from vknode.pool import quantity
+from vknode.pool.runtimes.cri import layout
 from vknode.pool.runtimes.cri.layout import Layout
 from vknode.pool.runtimes.cri.wire import cri_pb2
 from vknode.pool.v1 import spec_pb2

@@ -6,7 +6,7 @@ import fnmatch
 import posixpath
 from collections.abc import Iterator, Mapping
 
-from vknode.pool.runtimes.cri import quantity
+from vknode.pool import quantity
 from vknode.pool.runtimes.cri.features import Features
 from vknode.pool.runtimes.cri.options import CriOptions
 from vknode.pool.runtimes.cri.wire import cri_pb2

@@ -9,7 +9,8 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from vknode.pool.runtimes.cri import filesvolume, mounts, quantity
+from vknode.pool import quantity
+from vknode.pool.runtimes.cri import filesvolume, mounts
 from vknode.pool.runtimes.cri.layout import Layout
 from vknode.pool.runtimes.cri.sandboxconfig import alias_lines, hosts_file
 from vknode.pool.runtimes.cri.support import host_path_allowed

@@ -36,3 +36,11 @@ def value(text: str) -> int:
 def milli(text: str) -> int:
     """In thousandths, rounded up. Raises ValueError."""
     return -int(-_parse(text) * 1000 // 1)
+
+
+def is_amount(text: str) -> bool:
+    """Whether this is a quantity of something there can be: not negative."""
+    try:
+        return _parse(text) >= 0
+    except ValueError:
+        return False
