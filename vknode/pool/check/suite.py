@@ -212,6 +212,23 @@ class Bench:
         finally:
             await stream.close()
 
+    async def says(self, spec: spec_pb2.SandboxSpec, text: str) -> None:
+        """Waits until container "main" has printed this."""
+        request = stream_pb2.StreamLogsRequest(uid=spec.uid, container="main", follow=True)
+        stream = await self.client.logs(request)
+        seen = b""
+        try:
+            async with asyncio.timeout(self.settings.timeout):
+                async for piece in stream:
+                    seen += piece
+                    if text.encode() in seen:
+                        return
+        except TimeoutError:
+            pass
+        finally:
+            await stream.close()
+        raise CheckFailed(f"its log does not show {text!r}")
+
     async def exec(
         self,
         spec: spec_pb2.SandboxSpec,
