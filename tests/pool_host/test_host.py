@@ -447,6 +447,20 @@ async def test_a_defect_leaves_the_pool_neither_deaf_nor_holding() -> None:
         await seen.state("b", status_pb2.SANDBOX_STATE_SUCCEEDED)
 
 
+async def test_an_orphan_is_removed_at_the_second_try_too() -> None:
+    defect: Any = ZeroDivisionError("a defect")
+    first = FakeRuntime()
+    async with pool(first) as (host, seen):
+        await host.create(spec("a"), "agent")
+        await seen.state("a", RUNNING)
+    second = FakeRuntime(first.world)
+    second.failures = {"remove_sandbox": [defect]}
+    async with pool(second, MemoryStore()) as (host, seen):
+        await condition(lambda: "a" not in second.world)
+        await host.create(spec("a"), "agent")
+        await seen.state("a", RUNNING)
+
+
 async def test_failures_are_said_and_tried_again() -> None:
     runtime = FakeRuntime()
     runtime.failures["run_sandbox"] = [Failure("FailedCreatePodSandBox", "no IP left")]

@@ -163,6 +163,17 @@ def test_a_torn_or_foreign_file_is_never_taken_for_a_spec(tmp_path: Path) -> Non
     assert len(FileStore(tmp_path).load()) == 1
 
 
+def test_a_torn_or_later_state_does_not_cost_the_sandbox(tmp_path: Path) -> None:
+    store = FileStore(tmp_path)
+    store.save(make_spec(), Persisted("agent", 5))
+    for torn in (b"", b"[1]", b'{"owner": "agent"}'):
+        (tmp_path / "u1" / "state.json").write_bytes(torn)
+        assert [s.state for s in FileStore(tmp_path).load()] == [Persisted("agent", 5)]
+    later = b'{"owner": "agent", "created_at": 5, "ran": true, "of_a_later_version": 1}'
+    (tmp_path / "u1" / "state.json").write_bytes(later)
+    assert [s.state for s in FileStore(tmp_path).load()] == [Persisted("agent", 5, ran=True)]
+
+
 def test_a_full_disk_leaves_no_piece_and_names_the_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,5 +219,20 @@ async def test_alarms_ring_once_in_order_and_only_as_set_last() -> None:
             await asyncio.sleep(0.001)
         now = 4_000_000
         while rung != ["soon", "moved"]:
+            await asyncio.sleep(0.001)
+    alarms.close()
+
+
+async def test_alarms_that_were_replaced_do_not_pile_up() -> None:
+    """A Pod with a deadline in a year that crashes every few minutes, for instance."""
+    rung: list[str] = []
+    alarms = Alarms(lambda: 0, rung.append)
+    alarms.set("other", 0)
+    for turn in range(1000):
+        alarms.set("crashing", 10**18)
+        alarms.set("crashing", 10**15 + turn)
+    assert len(alarms._heap) < 100
+    async with asyncio.timeout(5):
+        while rung != ["other"]:
             await asyncio.sleep(0.001)
     alarms.close()

@@ -30,7 +30,11 @@ class Alarms:
         if self._due.get(key) == at:
             return
         self._due[key] = at
-        heapq.heappush(self._heap, (at, key))
+        if len(self._heap) > 2 * len(self._due) + 64:  # mostly replaced ones: a deadline in a year
+            self._heap = [(due, key) for key, due in self._due.items()]
+            heapq.heapify(self._heap)
+        else:
+            heapq.heappush(self._heap, (at, key))
         if self._heap[0] == (at, key):
             self._arm()
 

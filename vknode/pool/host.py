@@ -554,8 +554,10 @@ class Host:
                 return
             except Failure as error:
                 log.warning("orphan_not_removed", uid=uid, reason=error.reason)
-                await asyncio.sleep(wait)
-                wait = min(wait * 2, longest)
+            except Exception as error:  # given up, its UID could never be created again
+                log.error("runtime_defect", uid=uid, call="remove_sandbox", exc_info=error)
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, longest)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)

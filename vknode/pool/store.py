@@ -19,9 +19,9 @@ import os
 import shutil
 import struct
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 from google.protobuf.message import DecodeError
@@ -84,15 +84,14 @@ class FileStore:
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def load(self) -> list[Stored]:
-        """Everything readable; what is not is said and set aside as `spec.pb.broken`."""
+        """Everything readable; what is not is said, and set aside as `spec.pb.broken`
+        until the next start. A spec whose state alone is unreadable is kept as it was
+        accepted."""
         found = []
         for folder in sorted(self._root.iterdir()):
             path = folder / "spec.pb"
             try:
                 stored = _decode(path.read_bytes())
-                with contextlib.suppress(FileNotFoundError):
-                    state = Persisted(**json.loads((folder / "state.json").read_bytes()))
-                    stored = Stored(stored.spec, state)
             except FileNotFoundError:
                 # Cut off between the folder and its spec, or in a removal.
                 shutil.rmtree(folder, ignore_errors=True)
@@ -102,6 +101,13 @@ class FileStore:
                 with contextlib.suppress(OSError):
                     path.rename(path.with_suffix(".pb.broken"))
                 continue
+            try:
+                state = _state((folder / "state.json").read_bytes())
+                stored = Stored(stored.spec, state)
+            except FileNotFoundError:
+                pass
+            except (ValueError, TypeError) as error:
+                log.error("stored_state_unreadable", folder=str(folder), error=type(error).__name__)
             found.append(stored)
         return found
 
@@ -147,7 +153,16 @@ def _decode(data: bytes) -> Stored:
     body = data[start + header_length :]
     if len(body) != spec_length or zlib.crc32(body, zlib.crc32(header)) != checksum:
         raise ValueError("cut off or damaged")
-    return Stored(spec_pb2.SandboxSpec.FromString(body), Persisted(**json.loads(header)))
+    return Stored(spec_pb2.SandboxSpec.FromString(body), _state(header))
+
+
+def _state(data: bytes) -> Persisted:
+    """Also of a later version, whose further fields are safe to miss. Raises ValueError
+    or TypeError."""
+    known = {field.name for field in fields(Persisted)}
+    return Persisted(
+        **{name: value for name, value in dict(json.loads(data)).items() if name in known}
+    )
 
 
 def _write(path: Path, data: bytes) -> None:
