@@ -21,7 +21,7 @@ import struct
 import zlib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import structlog
 from google.protobuf.message import DecodeError
