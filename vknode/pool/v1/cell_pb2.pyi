@@ -28,14 +28,17 @@ class _HealthEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Health.ValueTy
     HEALTH_UNSPECIFIED: _Health.ValueType  # 0
     """Never sent."""
     HEALTH_HEALTHY: _Health.ValueType  # 1
+    """Sandboxes can be started and observed."""
     HEALTH_UNHEALTHY: _Health.ValueType  # 2
     """Sandboxes may still run, but none can be started or observed reliably."""
 
-class Health(_Health, metaclass=_HealthEnumTypeWrapper): ...
+class Health(_Health, metaclass=_HealthEnumTypeWrapper):
+    """Whether a cell can be used."""
 
 HEALTH_UNSPECIFIED: Health.ValueType  # 0
 """Never sent."""
 HEALTH_HEALTHY: Health.ValueType  # 1
+"""Sandboxes can be started and observed."""
 HEALTH_UNHEALTHY: Health.ValueType  # 2
 """Sandboxes may still run, but none can be started or observed reliably."""
 Global___Health: _TypeAlias = Health  # noqa: Y015
@@ -130,6 +133,7 @@ class Cell(_message.Message):
     region: _builtins.str
     """Region, shown as topology.kubernetes.io/region. Empty: no such label."""
     health: Global___Health.ValueType
+    """Whether it can be used. Required."""
     health_reason: _builtins.str
     """Why the cell is not healthy: a CamelCase word, shown as the reason of the
     Node's Ready condition. Empty when healthy.
@@ -207,13 +211,17 @@ class NodeInfo(_message.Message):
     operating_system: _builtins.str
     """Go's names: "linux"; "amd64", "arm64"."""
     architecture: _builtins.str
+    """Go's name of the processor architecture; see `operating_system`."""
     container_runtime_version: _builtins.str
     """For example "containerd://1.6.20"."""
     kernel_version: _builtins.str
+    """As `uname -r` prints it."""
     os_image: _builtins.str
+    """The distribution's own name, for example "Debian GNU/Linux 12"."""
     machine_id: _builtins.str
     """Stable identifiers, empty where the pool has none."""
     boot_id: _builtins.str
+    """Changes with every boot; see `machine_id`."""
     def __init__(
         self,
         *,
@@ -235,6 +243,8 @@ Global___NodeInfo: _TypeAlias = NodeInfo  # noqa: Y015
 
 @_typing.final
 class WatchCellsRequest(_message.Message):
+    """No choices: always all cells."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -260,6 +270,7 @@ class WatchCellsResponse(_message.Message):
     CELLS_FIELD_NUMBER: _builtins.int
     REMOVED_FIELD_NUMBER: _builtins.int
     snapshot: _builtins.bool
+    """These are all cells: the client forgets those it holds besides."""
     @_builtins.property
     def cells(self) -> _containers.RepeatedCompositeFieldContainer[Global___Cell]:
         """Whole cells, never partial ones."""

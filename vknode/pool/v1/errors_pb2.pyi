@@ -36,6 +36,7 @@ class PoolError(_message.Message):
     class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[PoolError._Kind.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         KIND_UNSPECIFIED: PoolError._Kind.ValueType  # 0
+        """Never sent."""
         KIND_RETRYABLE: PoolError._Kind.ValueType  # 1
         """Nothing is wrong with the request: the same one may succeed later.
         gRPC code UNAVAILABLE.
@@ -53,8 +54,11 @@ class PoolError(_message.Message):
         KIND_NOT_FOUND: PoolError._Kind.ValueType  # 5
         """No such sandbox or container. gRPC code NOT_FOUND."""
 
-    class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
+        """What a failure means for the same call made again."""
+
     KIND_UNSPECIFIED: PoolError.Kind.ValueType  # 0
+    """Never sent."""
     KIND_RETRYABLE: PoolError.Kind.ValueType  # 1
     """Nothing is wrong with the request: the same one may succeed later.
     gRPC code UNAVAILABLE.
@@ -77,6 +81,7 @@ class PoolError(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     RETRY_AFTER_FIELD_NUMBER: _builtins.int
     kind: Global___PoolError.Kind.ValueType
+    """What the caller may make of it. Required."""
     field: _builtins.str
     """For UNSUPPORTED_FIELD and REFUSED: the path inside SandboxSpec in proto
     names, for example "containers[0].readiness_probe".

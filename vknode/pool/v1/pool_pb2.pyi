@@ -22,6 +22,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class CreateSandboxRequest(_message.Message):
+    """What to run, and for whom."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SPEC_FIELD_NUMBER: _builtins.int
@@ -31,7 +33,9 @@ class CreateSandboxRequest(_message.Message):
     pool stores it, so that an agent collects only its own orphans.
     """
     @_builtins.property
-    def spec(self) -> _spec_pb2.SandboxSpec: ...
+    def spec(self) -> _spec_pb2.SandboxSpec:
+        """The whole Pod. Its uid decides whether it is there already."""
+
     def __init__(
         self,
         *,
@@ -48,6 +52,8 @@ Global___CreateSandboxRequest: _TypeAlias = CreateSandboxRequest  # noqa: Y015
 
 @_typing.final
 class CreateSandboxResponse(_message.Message):
+    """What there is now."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SANDBOX_FIELD_NUMBER: _builtins.int
@@ -55,7 +61,9 @@ class CreateSandboxResponse(_message.Message):
     created: _builtins.bool
     """False: the UID was there already."""
     @_builtins.property
-    def sandbox(self) -> _status_pb2.Sandbox: ...
+    def sandbox(self) -> _status_pb2.Sandbox:
+        """The new sandbox, or the one that was there."""
+
     def __init__(
         self,
         *,
@@ -72,11 +80,15 @@ Global___CreateSandboxResponse: _TypeAlias = CreateSandboxResponse  # noqa: Y015
 
 @_typing.final
 class UpdateSandboxRequest(_message.Message):
+    """A newer version of a spec."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SPEC_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def spec(self) -> _spec_pb2.SandboxSpec: ...
+    def spec(self) -> _spec_pb2.SandboxSpec:
+        """The whole spec again, not only what changed."""
+
     def __init__(
         self,
         *,
@@ -92,11 +104,15 @@ Global___UpdateSandboxRequest: _TypeAlias = UpdateSandboxRequest  # noqa: Y015
 
 @_typing.final
 class UpdateSandboxResponse(_message.Message):
+    """What there is now."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SANDBOX_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def sandbox(self) -> _status_pb2.Sandbox: ...
+    def sandbox(self) -> _status_pb2.Sandbox:
+        """The sandbox after the update was taken; it may not be carried out yet."""
+
     def __init__(
         self,
         *,
@@ -112,12 +128,15 @@ Global___UpdateSandboxResponse: _TypeAlias = UpdateSandboxResponse  # noqa: Y015
 
 @_typing.final
 class DeleteSandboxRequest(_message.Message):
+    """Which sandbox to end, and how gently."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     UID_FIELD_NUMBER: _builtins.int
     GRACE_PERIOD_SECONDS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
+    """The Pod's UID."""
     grace_period_seconds: _builtins.int
     """Seconds from now; 0 kills at once. Absent: the spec's
     termination_grace_period_seconds.
@@ -143,6 +162,8 @@ Global___DeleteSandboxRequest: _TypeAlias = DeleteSandboxRequest  # noqa: Y015
 
 @_typing.final
 class DeleteSandboxResponse(_message.Message):
+    """Whether there is anything to wait for."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     FOUND_FIELD_NUMBER: _builtins.int
@@ -163,6 +184,8 @@ Global___DeleteSandboxResponse: _TypeAlias = DeleteSandboxResponse  # noqa: Y015
 
 @_typing.final
 class WatchSandboxesRequest(_message.Message):
+    """From where on to watch."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     EPOCH_FIELD_NUMBER: _builtins.int
@@ -172,6 +195,7 @@ class WatchSandboxesRequest(_message.Message):
     `epoch` empty: from the start.
     """
     revision: _builtins.int
+    """The newest revision the client has acted on, meaningful only with `epoch`."""
     def __init__(
         self,
         *,
@@ -210,7 +234,9 @@ class WatchSandboxesResponse(_message.Message):
     outside a snapshot, except for a heartbeat, which repeats it.
     """
     snapshot: _builtins.bool
+    """This response is a part of a snapshot."""
     snapshot_end: _builtins.bool
+    """It is the snapshot's last part: what none of them named is gone."""
     @_builtins.property
     def sandboxes(self) -> _containers.RepeatedCompositeFieldContainer[_status_pb2.Sandbox]:
         """New or changed, at most one entry a UID; only the newest state matters, and

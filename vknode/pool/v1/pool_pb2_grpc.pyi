@@ -59,9 +59,13 @@ class PoolStub:
     WatchSandboxes: _grpc.UnaryStreamMultiCallable[_pool_pb2.WatchSandboxesRequest, _pool_pb2.WatchSandboxesResponse]
     """All sandboxes and their changes. Never ends by itself."""
     StreamLogs: _grpc.UnaryStreamMultiCallable[_stream_pb2.StreamLogsRequest, _stream_pb2.StreamLogsResponse]
+    """The log of one container instance, from its start or its end, as it is or followed."""
     Exec: _grpc.StreamStreamMultiCallable[_stream_pb2.ExecRequest, _stream_pb2.ExecResponse]
+    """Runs a command in a running container."""
     Attach: _grpc.StreamStreamMultiCallable[_stream_pb2.AttachRequest, _stream_pb2.AttachResponse]
+    """Connects to the streams of a container's first process."""
     PortForward: _grpc.StreamStreamMultiCallable[_stream_pb2.PortForwardRequest, _stream_pb2.PortForwardResponse]
+    """One TCP connection into the sandbox's network."""
     ListStats: _grpc.UnaryUnaryMultiCallable[_stats_pb2.ListStatsRequest, _stats_pb2.ListStatsResponse]
     """What sandboxes use now, for metrics and billing."""
 
@@ -93,9 +97,13 @@ class PoolAsyncStub(PoolStub):
     WatchSandboxes: _aio.UnaryStreamMultiCallable[_pool_pb2.WatchSandboxesRequest, _pool_pb2.WatchSandboxesResponse]  # type: ignore[assignment]
     """All sandboxes and their changes. Never ends by itself."""
     StreamLogs: _aio.UnaryStreamMultiCallable[_stream_pb2.StreamLogsRequest, _stream_pb2.StreamLogsResponse]  # type: ignore[assignment]
+    """The log of one container instance, from its start or its end, as it is or followed."""
     Exec: _aio.StreamStreamMultiCallable[_stream_pb2.ExecRequest, _stream_pb2.ExecResponse]  # type: ignore[assignment]
+    """Runs a command in a running container."""
     Attach: _aio.StreamStreamMultiCallable[_stream_pb2.AttachRequest, _stream_pb2.AttachResponse]  # type: ignore[assignment]
+    """Connects to the streams of a container's first process."""
     PortForward: _aio.StreamStreamMultiCallable[_stream_pb2.PortForwardRequest, _stream_pb2.PortForwardResponse]  # type: ignore[assignment]
+    """One TCP connection into the sandbox's network."""
     ListStats: _aio.UnaryUnaryMultiCallable[_stats_pb2.ListStatsRequest, _stats_pb2.ListStatsResponse]  # type: ignore[assignment]
     """What sandboxes use now, for metrics and billing."""
 
@@ -159,28 +167,32 @@ class PoolServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _stream_pb2.StreamLogsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_stream_pb2.StreamLogsResponse], _abc.AsyncIterator[_stream_pb2.StreamLogsResponse]]: ...
+    ) -> _typing.Union[_abc.Iterator[_stream_pb2.StreamLogsResponse], _abc.AsyncIterator[_stream_pb2.StreamLogsResponse]]:
+        """The log of one container instance, from its start or its end, as it is or followed."""
 
     @_abc_1.abstractmethod
     def Exec(
         self,
         request_iterator: _MaybeAsyncIterator[_stream_pb2.ExecRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_stream_pb2.ExecResponse], _abc.AsyncIterator[_stream_pb2.ExecResponse]]: ...
+    ) -> _typing.Union[_abc.Iterator[_stream_pb2.ExecResponse], _abc.AsyncIterator[_stream_pb2.ExecResponse]]:
+        """Runs a command in a running container."""
 
     @_abc_1.abstractmethod
     def Attach(
         self,
         request_iterator: _MaybeAsyncIterator[_stream_pb2.AttachRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_stream_pb2.AttachResponse], _abc.AsyncIterator[_stream_pb2.AttachResponse]]: ...
+    ) -> _typing.Union[_abc.Iterator[_stream_pb2.AttachResponse], _abc.AsyncIterator[_stream_pb2.AttachResponse]]:
+        """Connects to the streams of a container's first process."""
 
     @_abc_1.abstractmethod
     def PortForward(
         self,
         request_iterator: _MaybeAsyncIterator[_stream_pb2.PortForwardRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_stream_pb2.PortForwardResponse], _abc.AsyncIterator[_stream_pb2.PortForwardResponse]]: ...
+    ) -> _typing.Union[_abc.Iterator[_stream_pb2.PortForwardResponse], _abc.AsyncIterator[_stream_pb2.PortForwardResponse]]:
+        """One TCP connection into the sandbox's network."""
 
     @_abc_1.abstractmethod
     def ListStats(

@@ -29,16 +29,23 @@ class _RestartPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Restart
     RESTART_POLICY_UNSPECIFIED: _RestartPolicy.ValueType  # 0
     """In Container: the sandbox's own policy holds. Not allowed in SandboxSpec."""
     RESTART_POLICY_ALWAYS: _RestartPolicy.ValueType  # 1
+    """After every end."""
     RESTART_POLICY_ON_FAILURE: _RestartPolicy.ValueType  # 2
+    """After an end with another exit code than 0."""
     RESTART_POLICY_NEVER: _RestartPolicy.ValueType  # 3
+    """Never."""
 
-class RestartPolicy(_RestartPolicy, metaclass=_RestartPolicyEnumTypeWrapper): ...
+class RestartPolicy(_RestartPolicy, metaclass=_RestartPolicyEnumTypeWrapper):
+    """Whether an ended container is started again."""
 
 RESTART_POLICY_UNSPECIFIED: RestartPolicy.ValueType  # 0
 """In Container: the sandbox's own policy holds. Not allowed in SandboxSpec."""
 RESTART_POLICY_ALWAYS: RestartPolicy.ValueType  # 1
+"""After every end."""
 RESTART_POLICY_ON_FAILURE: RestartPolicy.ValueType  # 2
+"""After an end with another exit code than 0."""
 RESTART_POLICY_NEVER: RestartPolicy.ValueType  # 3
+"""Never."""
 Global___RestartPolicy: _TypeAlias = RestartPolicy  # noqa: Y015
 
 class _ImagePullPolicy:
@@ -50,16 +57,23 @@ class _ImagePullPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Image
     IMAGE_PULL_POLICY_UNSPECIFIED: _ImagePullPolicy.ValueType  # 0
     """Not allowed."""
     IMAGE_PULL_POLICY_ALWAYS: _ImagePullPolicy.ValueType  # 1
+    """Before every start: the registry says what the tag means now."""
     IMAGE_PULL_POLICY_IF_NOT_PRESENT: _ImagePullPolicy.ValueType  # 2
+    """Only where it is not there yet."""
     IMAGE_PULL_POLICY_NEVER: _ImagePullPolicy.ValueType  # 3
+    """Never; without it the container cannot start."""
 
-class ImagePullPolicy(_ImagePullPolicy, metaclass=_ImagePullPolicyEnumTypeWrapper): ...
+class ImagePullPolicy(_ImagePullPolicy, metaclass=_ImagePullPolicyEnumTypeWrapper):
+    """When an image is fetched from its registry."""
 
 IMAGE_PULL_POLICY_UNSPECIFIED: ImagePullPolicy.ValueType  # 0
 """Not allowed."""
 IMAGE_PULL_POLICY_ALWAYS: ImagePullPolicy.ValueType  # 1
+"""Before every start: the registry says what the tag means now."""
 IMAGE_PULL_POLICY_IF_NOT_PRESENT: ImagePullPolicy.ValueType  # 2
+"""Only where it is not there yet."""
 IMAGE_PULL_POLICY_NEVER: ImagePullPolicy.ValueType  # 3
+"""Never; without it the container cannot start."""
 Global___ImagePullPolicy: _TypeAlias = ImagePullPolicy  # noqa: Y015
 
 class _Propagation:
@@ -71,14 +85,19 @@ class _PropagationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Propagati
     PROPAGATION_UNSPECIFIED: _Propagation.ValueType  # 0
     """Private."""
     PROPAGATION_HOST_TO_CONTAINER: _Propagation.ValueType  # 1
+    """The container sees mounts made later on the host."""
     PROPAGATION_BIDIRECTIONAL: _Propagation.ValueType  # 2
+    """The host also sees what the container mounts."""
 
-class Propagation(_Propagation, metaclass=_PropagationEnumTypeWrapper): ...
+class Propagation(_Propagation, metaclass=_PropagationEnumTypeWrapper):
+    """How mounts travel between the cell's host and a container."""
 
 PROPAGATION_UNSPECIFIED: Propagation.ValueType  # 0
 """Private."""
 PROPAGATION_HOST_TO_CONTAINER: Propagation.ValueType  # 1
+"""The container sees mounts made later on the host."""
 PROPAGATION_BIDIRECTIONAL: Propagation.ValueType  # 2
+"""The host also sees what the container mounts."""
 Global___Propagation: _TypeAlias = Propagation  # noqa: Y015
 
 @_typing.final
@@ -185,6 +204,7 @@ class SandboxSpec(_message.Message):
     namespace: _builtins.str
     """For people, log lines and paths; not an identity."""
     name: _builtins.str
+    """The Pod's name; see `namespace`."""
     cell: _builtins.str
     """The cell that must run it."""
     tenant: _builtins.str
@@ -201,7 +221,9 @@ class SandboxSpec(_message.Message):
     Sandbox.observed_generation the one it acts on.
     """
     service_account_name: _builtins.str
+    """The service account that the Pod acts as, for the pool's records."""
     restart_policy: Global___RestartPolicy.ValueType
+    """Whether containers that ended are started again. Required."""
     termination_grace_period_seconds: _builtins.int
     """How long containers may take to end by themselves, in seconds, when a
     deletion gives no other number.
@@ -211,8 +233,11 @@ class SandboxSpec(_message.Message):
     share_process_namespace: _builtins.bool
     """Processes of all containers see each other."""
     host_pid: _builtins.bool
+    """Containers see the processes of the cell's host."""
     host_ipc: _builtins.bool
+    """Containers share System V IPC and POSIX queues with the cell's host."""
     priority: _builtins.int
+    """The Pod's priority: who is ended last when a cell runs out of something."""
     pod_ip_token: _builtins.str
     """A Pod may put its own IP into its environment, but only the pool learns it.
     The agent writes these tokens into Container.env, command and args instead;
@@ -221,14 +246,23 @@ class SandboxSpec(_message.Message):
     `pod_ips_token` by all Pod IPs joined with commas.
     """
     pod_ips_token: _builtins.str
+    """The same for all Pod IPs; see `pod_ip_token`."""
     @_builtins.property
-    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The Pod's labels, for the runtime's own bookkeeping and for people."""
+
     @_builtins.property
-    def annotations(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def annotations(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The Pod's annotations. Some runtimes are tuned by them."""
+
     @_builtins.property
-    def network(self) -> Global___Network: ...
+    def network(self) -> Global___Network:
+        """How the sandbox is connected and named. Absent: all of its defaults."""
+
     @_builtins.property
-    def security(self) -> Global___SandboxSecurity: ...
+    def security(self) -> Global___SandboxSecurity:
+        """What holds for all containers together. Absent: all of its defaults."""
+
     @_builtins.property
     def resources(self) -> Global___Resources:
         """Limits for all containers together. Absent: only the containers' own."""
@@ -252,7 +286,9 @@ class SandboxSpec(_message.Message):
         """Debug containers, only ever added by UpdateSandbox."""
 
     @_builtins.property
-    def volumes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Volume]: ...
+    def volumes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Volume]:
+        """What mounts refer to by name."""
+
     @_builtins.property
     def registry_credentials(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegistryCredential]:
         """Tried in order for each image whose name they match."""
@@ -306,6 +342,8 @@ Global___SandboxSpec: _TypeAlias = SandboxSpec  # noqa: Y015
 
 @_typing.final
 class Container(_message.Message):
+    """One container of a sandbox."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -338,10 +376,15 @@ class Container(_message.Message):
     name: _builtins.str
     """Unique among all containers of the sandbox, init and ephemeral included."""
     image: _builtins.str
+    """Reference with registry, tag or digest; the usual defaults apply where they lack."""
     image_pull_policy: Global___ImagePullPolicy.ValueType
+    """When the image is fetched. Required."""
     working_dir: _builtins.str
+    """Absolute. Empty: the image's own."""
     tty: _builtins.bool
+    """Give it a terminal; standard error is then part of standard output."""
     stdin: _builtins.bool
+    """Keep a standard input open for Attach. False: it reads the end at once."""
     stdin_once: _builtins.bool
     """Standard input closes when the first attached client leaves."""
     restart_policy: Global___RestartPolicy.ValueType
@@ -372,23 +415,37 @@ class Container(_message.Message):
         """In order; a later entry of the same name wins."""
 
     @_builtins.property
-    def ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContainerPort]: ...
+    def ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContainerPort]:
+        """For people, and for host ports; a port need not be named here to be reachable."""
+
     @_builtins.property
-    def mounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mount]: ...
+    def mounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mount]:
+        """Volumes that the container sees."""
+
     @_builtins.property
-    def resources(self) -> Global___Resources: ...
+    def resources(self) -> Global___Resources:
+        """What the container may use. Absent: no limits."""
+
     @_builtins.property
-    def security(self) -> Global___ContainerSecurity: ...
+    def security(self) -> Global___ContainerSecurity:
+        """Rights of the container's processes. Absent: all of its defaults."""
+
     @_builtins.property
     def restart_rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___RestartRule]:
         """Tried in order before `restart_policy` when the container has exited."""
 
     @_builtins.property
-    def startup_probe(self) -> Global___Probe: ...
+    def startup_probe(self) -> Global___Probe:
+        """Until it succeeds the other probes wait; a failure restarts the container."""
+
     @_builtins.property
-    def readiness_probe(self) -> Global___Probe: ...
+    def readiness_probe(self) -> Global___Probe:
+        """Decides ContainerStatus.ready. Absent: ready while it runs."""
+
     @_builtins.property
-    def liveness_probe(self) -> Global___Probe: ...
+    def liveness_probe(self) -> Global___Probe:
+        """A failure restarts the container. Absent: never."""
+
     @_builtins.property
     def post_start(self) -> Global___Handler:
         """Run right after the start; the container is killed if it fails."""
@@ -398,7 +455,9 @@ class Container(_message.Message):
         """Run before the stop signal, inside the grace period."""
 
     @_builtins.property
-    def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Device]: ...
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Device]:
+        """Devices that the container may use. Usually none."""
+
     def __init__(
         self,
         *,
@@ -447,7 +506,9 @@ class EnvVar(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """Any characters but "=" and NUL."""
     value: _builtins.str
+    """The whole value; nothing is expanded but the IP tokens."""
     def __init__(
         self,
         *,
@@ -464,6 +525,8 @@ Global___EnvVar: _TypeAlias = EnvVar  # noqa: Y015
 
 @_typing.final
 class ContainerPort(_message.Message):
+    """A port that the container listens on."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -472,6 +535,7 @@ class ContainerPort(_message.Message):
     HOST_IP_FIELD_NUMBER: _builtins.int
     PROTOCOL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """What handlers call it; empty for none."""
     container_port: _builtins.int
     """1 to 65535."""
     host_port: _builtins.int
@@ -499,6 +563,8 @@ Global___ContainerPort: _TypeAlias = ContainerPort  # noqa: Y015
 
 @_typing.final
 class Mount(_message.Message):
+    """One volume, seen at one path."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     VOLUME_FIELD_NUMBER: _builtins.int
@@ -512,11 +578,13 @@ class Mount(_message.Message):
     path: _builtins.str
     """Absolute path in the container."""
     read_only: _builtins.bool
+    """The container cannot write below the path."""
     sub_path: _builtins.str
     """Path inside the volume, empty for all of it. Variables are expanded. A
     mount with a sub path does not follow later changes of the volume.
     """
     propagation: Global___Propagation.ValueType
+    """Whether mounts made later on one side show on the other."""
     recursive_read_only: _builtins.bool
     """Mounts below are read-only too."""
     def __init__(
@@ -547,7 +615,9 @@ class Device(_message.Message):
     CONTAINER_PATH_FIELD_NUMBER: _builtins.int
     PERMISSIONS_FIELD_NUMBER: _builtins.int
     host_path: _builtins.str
+    """Path on the cell's host."""
     container_path: _builtins.str
+    """Path in the container."""
     permissions: _builtins.str
     """Some of "rwm"."""
     def __init__(
@@ -614,9 +684,13 @@ class Resources(_message.Message):
     REQUESTS_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def requests(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def requests(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What is set aside: counted against the cell, and its share under pressure."""
+
     @_builtins.property
-    def limits(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def limits(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What may not be exceeded."""
+
     def __init__(
         self,
         *,
@@ -633,6 +707,8 @@ Global___Resources: _TypeAlias = Resources  # noqa: Y015
 
 @_typing.final
 class ContainerSecurity(_message.Message):
+    """Rights of one container's processes. The agent has merged the Pod's own settings in."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     RUN_AS_USER_FIELD_NUMBER: _builtins.int
@@ -650,14 +726,17 @@ class ContainerSecurity(_message.Message):
     run_as_user: _builtins.int
     """Absent: the image's user."""
     run_as_group: _builtins.int
+    """Absent: the group of the user in the image, else 0."""
     run_as_non_root: _builtins.bool
     """The pool must refuse to start the container as uid 0, a uid from the image
     included.
     """
     privileged: _builtins.bool
+    """All rights on the cell's host."""
     allow_privilege_escalation: _builtins.bool
     """False sets no_new_privs. Absent: true."""
     read_only_root_filesystem: _builtins.bool
+    """The image's files cannot be changed."""
     proc_mount: _builtins.str
     """"Default" or "Unmasked". Empty: Default."""
     @_builtins.property
@@ -665,13 +744,21 @@ class ContainerSecurity(_message.Message):
         """Names without "CAP_"; "ALL" is allowed."""
 
     @_builtins.property
-    def capabilities_drop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def capabilities_drop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Taken from the runtime's usual set, as for `capabilities_add`."""
+
     @_builtins.property
-    def seccomp(self) -> Global___SecurityProfile: ...
+    def seccomp(self) -> Global___SecurityProfile:
+        """Filter of system calls. Absent: the sandbox's, else the runtime's default."""
+
     @_builtins.property
-    def app_armor(self) -> Global___SecurityProfile: ...
+    def app_armor(self) -> Global___SecurityProfile:
+        """AppArmor profile. Absent: the sandbox's, else the runtime's default."""
+
     @_builtins.property
-    def se_linux(self) -> Global___SeLinux: ...
+    def se_linux(self) -> Global___SeLinux:
+        """SELinux label. Absent: the sandbox's, else the runtime's default."""
+
     def __init__(
         self,
         *,
@@ -709,6 +796,8 @@ Global___ContainerSecurity: _TypeAlias = ContainerSecurity  # noqa: Y015
 
 @_typing.final
 class SandboxSecurity(_message.Message):
+    """Rights that all containers of a sandbox share."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
@@ -746,17 +835,25 @@ class SandboxSecurity(_message.Message):
     supplemental_groups_strict: _builtins.bool
     """True: groups that the image gives the user are not added."""
     @_builtins.property
-    def supplemental_groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def supplemental_groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Further numeric groups of every process."""
+
     @_builtins.property
     def sysctls(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Kernel parameters, for example "net.ipv4.ip_local_port_range"."""
 
     @_builtins.property
-    def seccomp(self) -> Global___SecurityProfile: ...
+    def seccomp(self) -> Global___SecurityProfile:
+        """As in ContainerSecurity, for containers that give none."""
+
     @_builtins.property
-    def app_armor(self) -> Global___SecurityProfile: ...
+    def app_armor(self) -> Global___SecurityProfile:
+        """As in ContainerSecurity, for containers that give none."""
+
     @_builtins.property
-    def se_linux(self) -> Global___SeLinux: ...
+    def se_linux(self) -> Global___SeLinux:
+        """As in ContainerSecurity, for containers that give none."""
+
     def __init__(
         self,
         *,
@@ -781,6 +878,8 @@ Global___SandboxSecurity: _TypeAlias = SandboxSecurity  # noqa: Y015
 
 @_typing.final
 class SecurityProfile(_message.Message):
+    """A profile of a Linux security module."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     class _Type:
@@ -792,19 +891,28 @@ class SecurityProfile(_message.Message):
         TYPE_UNSPECIFIED: SecurityProfile._Type.ValueType  # 0
         """Not allowed; leave the whole message out instead."""
         TYPE_RUNTIME_DEFAULT: SecurityProfile._Type.ValueType  # 1
+        """The one that the runtime ships."""
         TYPE_UNCONFINED: SecurityProfile._Type.ValueType  # 2
+        """None."""
         TYPE_LOCALHOST: SecurityProfile._Type.ValueType  # 3
+        """A file or profile on the cell's host."""
 
-    class Type(_Type, metaclass=_TypeEnumTypeWrapper): ...
+    class Type(_Type, metaclass=_TypeEnumTypeWrapper):
+        """Where a profile comes from."""
+
     TYPE_UNSPECIFIED: SecurityProfile.Type.ValueType  # 0
     """Not allowed; leave the whole message out instead."""
     TYPE_RUNTIME_DEFAULT: SecurityProfile.Type.ValueType  # 1
+    """The one that the runtime ships."""
     TYPE_UNCONFINED: SecurityProfile.Type.ValueType  # 2
+    """None."""
     TYPE_LOCALHOST: SecurityProfile.Type.ValueType  # 3
+    """A file or profile on the cell's host."""
 
     TYPE_FIELD_NUMBER: _builtins.int
     LOCALHOST_PROFILE_FIELD_NUMBER: _builtins.int
     type: Global___SecurityProfile.Type.ValueType
+    """Where the profile comes from. Required."""
     localhost_profile: _builtins.str
     """Only for TYPE_LOCALHOST: the profile's name on the cell's host."""
     def __init__(
@@ -823,6 +931,8 @@ Global___SecurityProfile: _TypeAlias = SecurityProfile  # noqa: Y015
 
 @_typing.final
 class SeLinux(_message.Message):
+    """An SELinux label; empty parts are the runtime's choice."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     USER_FIELD_NUMBER: _builtins.int
@@ -830,9 +940,13 @@ class SeLinux(_message.Message):
     TYPE_FIELD_NUMBER: _builtins.int
     LEVEL_FIELD_NUMBER: _builtins.int
     user: _builtins.str
+    """For example "system_u"."""
     role: _builtins.str
+    """For example "system_r"."""
     type: _builtins.str
+    """For example "container_t"."""
     level: _builtins.str
+    """For example "s0:c123,c456"."""
     def __init__(
         self,
         *,
@@ -851,6 +965,8 @@ Global___SeLinux: _TypeAlias = SeLinux  # noqa: Y015
 
 @_typing.final
 class Probe(_message.Message):
+    """A question asked of a running container again and again."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     HANDLER_FIELD_NUMBER: _builtins.int
@@ -863,14 +979,19 @@ class Probe(_message.Message):
     initial_delay_seconds: _builtins.int
     """All in seconds."""
     timeout_seconds: _builtins.int
+    """An answer later than this is a failure. At least 1."""
     period_seconds: _builtins.int
+    """From one question to the next. At least 1."""
     success_threshold: _builtins.int
     """Consecutive results that turn the state. At least 1."""
     failure_threshold: _builtins.int
+    """As `success_threshold`, for failures."""
     termination_grace_period_seconds: _builtins.int
     """Grace for a restart by this probe. Absent: the sandbox's."""
     @_builtins.property
-    def handler(self) -> Global___Handler: ...
+    def handler(self) -> Global___Handler:
+        """How it is asked. Required."""
+
     def __init__(
         self,
         *,
@@ -900,11 +1021,15 @@ class Handler(_message.Message):
 
     @_typing.final
     class Exec(_message.Message):
+        """A command; no shell is around it."""
+
         DESCRIPTOR: _descriptor.Descriptor
 
         COMMAND_FIELD_NUMBER: _builtins.int
         @_builtins.property
-        def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+        def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """The program and its arguments."""
+
         def __init__(
             self,
             *,
@@ -918,6 +1043,8 @@ class Handler(_message.Message):
 
     @_typing.final
     class HttpGet(_message.Message):
+        """One request."""
+
         DESCRIPTOR: _descriptor.Descriptor
 
         PATH_FIELD_NUMBER: _builtins.int
@@ -926,6 +1053,7 @@ class Handler(_message.Message):
         SCHEME_FIELD_NUMBER: _builtins.int
         HEADERS_FIELD_NUMBER: _builtins.int
         path: _builtins.str
+        """With query, for example "/healthz?full=1"."""
         port: _builtins.int
         """Already resolved from a port name."""
         host: _builtins.str
@@ -933,7 +1061,9 @@ class Handler(_message.Message):
         scheme: _builtins.str
         """"HTTP" or "HTTPS"; certificates are not verified."""
         @_builtins.property
-        def headers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Handler.HttpHeader]: ...
+        def headers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Handler.HttpHeader]:
+            """Sent besides the usual ones; may repeat a name."""
+
         def __init__(
             self,
             *,
@@ -951,12 +1081,16 @@ class Handler(_message.Message):
 
     @_typing.final
     class HttpHeader(_message.Message):
+        """One header line."""
+
         DESCRIPTOR: _descriptor.Descriptor
 
         NAME_FIELD_NUMBER: _builtins.int
         VALUE_FIELD_NUMBER: _builtins.int
         name: _builtins.str
+        """Case does not matter."""
         value: _builtins.str
+        """As it is sent."""
         def __init__(
             self,
             *,
@@ -971,12 +1105,16 @@ class Handler(_message.Message):
 
     @_typing.final
     class TcpSocket(_message.Message):
+        """One connection."""
+
         DESCRIPTOR: _descriptor.Descriptor
 
         PORT_FIELD_NUMBER: _builtins.int
         HOST_FIELD_NUMBER: _builtins.int
         port: _builtins.int
+        """1 to 65535, already resolved from a port name."""
         host: _builtins.str
+        """Empty: the Pod's IP."""
         def __init__(
             self,
             *,
@@ -991,11 +1129,14 @@ class Handler(_message.Message):
 
     @_typing.final
     class Grpc(_message.Message):
+        """One call of the standard health service, without TLS."""
+
         DESCRIPTOR: _descriptor.Descriptor
 
         PORT_FIELD_NUMBER: _builtins.int
         SERVICE_FIELD_NUMBER: _builtins.int
         port: _builtins.int
+        """1 to 65535."""
         service: _builtins.str
         """The name asked of grpc.health.v1.Health."""
         def __init__(
@@ -1012,10 +1153,13 @@ class Handler(_message.Message):
 
     @_typing.final
     class Sleep(_message.Message):
+        """Nothing but waiting."""
+
         DESCRIPTOR: _descriptor.Descriptor
 
         SECONDS_FIELD_NUMBER: _builtins.int
         seconds: _builtins.int
+        """How long; 0 is allowed."""
         def __init__(
             self,
             *,
@@ -1033,11 +1177,17 @@ class Handler(_message.Message):
     GRPC_FIELD_NUMBER: _builtins.int
     SLEEP_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def exec(self) -> Global___Handler.Exec: ...
+    def exec(self) -> Global___Handler.Exec:
+        """A command in the container: exit code 0 is success."""
+
     @_builtins.property
-    def http_get(self) -> Global___Handler.HttpGet: ...
+    def http_get(self) -> Global___Handler.HttpGet:
+        """An HTTP request: a status from 200 to 399 is success."""
+
     @_builtins.property
-    def tcp_socket(self) -> Global___Handler.TcpSocket: ...
+    def tcp_socket(self) -> Global___Handler.TcpSocket:
+        """A TCP connection that can be opened."""
+
     @_builtins.property
     def grpc(self) -> Global___Handler.Grpc:
         """Only for probes."""
@@ -1067,6 +1217,8 @@ Global___Handler: _TypeAlias = Handler  # noqa: Y015
 
 @_typing.final
 class RestartRule(_message.Message):
+    """What to do after certain exit codes."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     class _Action:
@@ -1076,19 +1228,29 @@ class RestartRule(_message.Message):
     class _ActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[RestartRule._Action.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         ACTION_UNSPECIFIED: RestartRule._Action.ValueType  # 0
+        """Not allowed."""
         ACTION_RESTART: RestartRule._Action.ValueType  # 1
+        """Start this container again."""
         ACTION_RESTART_ALL_CONTAINERS: RestartRule._Action.ValueType  # 2
+        """Start all containers anew, init containers included."""
 
-    class Action(_Action, metaclass=_ActionEnumTypeWrapper): ...
+    class Action(_Action, metaclass=_ActionEnumTypeWrapper):
+        """What a rule can ask for."""
+
     ACTION_UNSPECIFIED: RestartRule.Action.ValueType  # 0
+    """Not allowed."""
     ACTION_RESTART: RestartRule.Action.ValueType  # 1
+    """Start this container again."""
     ACTION_RESTART_ALL_CONTAINERS: RestartRule.Action.ValueType  # 2
+    """Start all containers anew, init containers included."""
 
     ACTION_FIELD_NUMBER: _builtins.int
     EXIT_CODES_FIELD_NUMBER: _builtins.int
     NOT_IN_FIELD_NUMBER: _builtins.int
     action: Global___RestartRule.Action.ValueType
+    """What is done when the rule fits. Required."""
     not_in: _builtins.bool
+    """Turns the meaning of `exit_codes` round."""
     @_builtins.property
     def exit_codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The rule fits when the exit code is (or, with `not_in`, is not) in the list."""
@@ -1110,6 +1272,8 @@ Global___RestartRule: _TypeAlias = RestartRule  # noqa: Y015
 
 @_typing.final
 class Volume(_message.Message):
+    """Files that containers may share."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -1118,14 +1282,23 @@ class Volume(_message.Message):
     HOST_PATH_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """Unique in the sandbox; what Mount.volume says."""
     @_builtins.property
-    def empty_dir(self) -> Global___EmptyDir: ...
+    def empty_dir(self) -> Global___EmptyDir:
+        """Empty at first, gone with the sandbox."""
+
     @_builtins.property
-    def files(self) -> Global___Files: ...
+    def files(self) -> Global___Files:
+        """Content that comes with the spec."""
+
     @_builtins.property
-    def host_path(self) -> Global___HostPath: ...
+    def host_path(self) -> Global___HostPath:
+        """A place on the cell's host."""
+
     @_builtins.property
-    def image(self) -> Global___ImageVolume: ...
+    def image(self) -> Global___ImageVolume:
+        """The files of an image."""
+
     def __init__(
         self,
         *,
@@ -1147,6 +1320,8 @@ Global___Volume: _TypeAlias = Volume  # noqa: Y015
 
 @_typing.final
 class EmptyDir(_message.Message):
+    """Space for the life of the sandbox; it survives restarts of containers."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MEMORY_FIELD_NUMBER: _builtins.int
@@ -1182,7 +1357,9 @@ class Files(_message.Message):
     sensitive: _builtins.bool
     """Keep it off the disk (tmpfs) and out of every log."""
     @_builtins.property
-    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___File]: ...
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___File]:
+        """All files; an update brings all of them again."""
+
     def __init__(
         self,
         *,
@@ -1199,6 +1376,8 @@ Global___Files: _TypeAlias = Files  # noqa: Y015
 
 @_typing.final
 class File(_message.Message):
+    """One file of a volume."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PATH_FIELD_NUMBER: _builtins.int
@@ -1208,6 +1387,7 @@ class File(_message.Message):
     path: _builtins.str
     """Relative, with "/" between parts; never absolute, never with ".."."""
     content: _builtins.bytes
+    """The whole content, at most 1 MiB in Kubernetes' own objects."""
     mode: _builtins.int
     """Permission bits, for example 0644 (420)."""
     user: _builtins.int
@@ -1232,11 +1412,14 @@ Global___File: _TypeAlias = File  # noqa: Y015
 
 @_typing.final
 class HostPath(_message.Message):
+    """A file or folder of the cell's host. Pools refuse it unless their owner allows the path."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PATH_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int
     path: _builtins.str
+    """Absolute."""
     type: _builtins.str
     """As HostPathVolumeSource.type: "", "Directory", "DirectoryOrCreate", "File",
     "FileOrCreate", "Socket", "CharDevice", "BlockDevice".
@@ -1264,7 +1447,9 @@ class ImageVolume(_message.Message):
     REFERENCE_FIELD_NUMBER: _builtins.int
     PULL_POLICY_FIELD_NUMBER: _builtins.int
     reference: _builtins.str
+    """As Container.image."""
     pull_policy: Global___ImagePullPolicy.ValueType
+    """As Container.image_pull_policy."""
     def __init__(
         self,
         *,
@@ -1293,9 +1478,13 @@ class RegistryCredential(_message.Message):
     registry: _builtins.str
     """A registry host with optional path prefix, as in a Docker configuration."""
     username: _builtins.str
+    """With `password`, for basic authentication."""
     password: _builtins.str
+    """With `username`."""
     identity_token: _builtins.str
+    """A refresh token instead of a password."""
     registry_token: _builtins.str
+    """A bearer token to send as it is."""
     def __init__(
         self,
         *,
@@ -1315,6 +1504,8 @@ Global___RegistryCredential: _TypeAlias = RegistryCredential  # noqa: Y015
 
 @_typing.final
 class Network(_message.Message):
+    """The sandbox's network and names."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -1339,7 +1530,9 @@ class Network(_message.Message):
         """The whole resolver configuration. Absent: the cell host's own."""
 
     @_builtins.property
-    def host_aliases(self) -> _containers.RepeatedCompositeFieldContainer[Global___HostAlias]: ...
+    def host_aliases(self) -> _containers.RepeatedCompositeFieldContainer[Global___HostAlias]:
+        """Further lines for /etc/hosts."""
+
     def __init__(
         self,
         *,
@@ -1361,15 +1554,21 @@ Global___Network: _TypeAlias = Network  # noqa: Y015
 
 @_typing.final
 class DnsConfig(_message.Message):
+    """The content of /etc/resolv.conf."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SERVERS_FIELD_NUMBER: _builtins.int
     SEARCHES_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def servers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def servers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """IP addresses, in the order they are asked."""
+
     @_builtins.property
-    def searches(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def searches(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Domains that short names are tried in."""
+
     @_builtins.property
     def options(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """For example "ndots:5"."""
@@ -1391,13 +1590,18 @@ Global___DnsConfig: _TypeAlias = DnsConfig  # noqa: Y015
 
 @_typing.final
 class HostAlias(_message.Message):
+    """One line of /etc/hosts."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     IP_FIELD_NUMBER: _builtins.int
     HOSTNAMES_FIELD_NUMBER: _builtins.int
     ip: _builtins.str
+    """An IPv4 or IPv6 address."""
     @_builtins.property
-    def hostnames(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def hostnames(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names for it, in the order they are written."""
+
     def __init__(
         self,
         *,

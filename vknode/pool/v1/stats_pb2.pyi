@@ -21,6 +21,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ListStatsRequest(_message.Message):
+    """Whose usage is asked for; both conditions must hold."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     UIDS_FIELD_NUMBER: _builtins.int
@@ -47,11 +49,15 @@ Global___ListStatsRequest: _TypeAlias = ListStatsRequest  # noqa: Y015
 
 @_typing.final
 class ListStatsResponse(_message.Message):
+    """One measurement of each."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SANDBOXES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def sandboxes(self) -> _containers.RepeatedCompositeFieldContainer[Global___SandboxStats]: ...
+    def sandboxes(self) -> _containers.RepeatedCompositeFieldContainer[Global___SandboxStats]:
+        """In no particular order; those that are gone are left out."""
+
     def __init__(
         self,
         *,
@@ -67,6 +73,8 @@ Global___ListStatsResponse: _TypeAlias = ListStatsResponse  # noqa: Y015
 
 @_typing.final
 class SandboxStats(_message.Message):
+    """What one sandbox uses."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     UID_FIELD_NUMBER: _builtins.int
@@ -78,14 +86,21 @@ class SandboxStats(_message.Message):
     NETWORK_RECEIVE_BYTES_FIELD_NUMBER: _builtins.int
     NETWORK_TRANSMIT_BYTES_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
+    """The Pod's UID."""
     namespace: _builtins.str
+    """The Pod's namespace."""
     name: _builtins.str
+    """The Pod's name."""
     cell: _builtins.str
+    """Where it runs."""
     network_receive_bytes: _builtins.int
     """Absent where unknown."""
     network_transmit_bytes: _builtins.int
+    """Bytes sent since the start of the sandbox; see above."""
     @_builtins.property
-    def containers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContainerStats]: ...
+    def containers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContainerStats]:
+        """Only those that run."""
+
     @_builtins.property
     def usage(self) -> Global___Usage:
         """The whole sandbox; absent where the pool only knows containers."""
@@ -119,6 +134,8 @@ Global___SandboxStats: _TypeAlias = SandboxStats  # noqa: Y015
 
 @_typing.final
 class ContainerStats(_message.Message):
+    """What one container uses."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -127,13 +144,19 @@ class ContainerStats(_message.Message):
     ROOT_FILESYSTEM_BYTES_FIELD_NUMBER: _builtins.int
     LOGS_BYTES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """The container's name in the spec."""
     root_filesystem_bytes: _builtins.int
     """Writable layer and logs, in bytes; absent where unknown."""
     logs_bytes: _builtins.int
+    """Bytes of its logs on disk; see above."""
     @_builtins.property
-    def started_at(self) -> _timestamp_pb2.Timestamp: ...
+    def started_at(self) -> _timestamp_pb2.Timestamp:
+        """Start of the instance that the counters belong to."""
+
     @_builtins.property
-    def usage(self) -> Global___Usage: ...
+    def usage(self) -> Global___Usage:
+        """Processor and memory."""
+
     def __init__(
         self,
         *,
@@ -160,6 +183,8 @@ Global___ContainerStats: _TypeAlias = ContainerStats  # noqa: Y015
 
 @_typing.final
 class Usage(_message.Message):
+    """Counters and gauges of a control group."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     AT_FIELD_NUMBER: _builtins.int
@@ -177,8 +202,11 @@ class Usage(_message.Message):
     memory_usage_bytes: _builtins.int
     """Absent where unknown."""
     memory_rss_bytes: _builtins.int
+    """Bytes of anonymous memory."""
     page_faults: _builtins.int
+    """Since the start."""
     major_page_faults: _builtins.int
+    """Those that had to read from disk, since the start."""
     processes: _builtins.int
     """Number of processes."""
     @_builtins.property

@@ -28,6 +28,7 @@ class _SandboxState:
 class _SandboxStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SandboxState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     SANDBOX_STATE_UNSPECIFIED: _SandboxState.ValueType  # 0
+    """Never sent."""
     SANDBOX_STATE_CREATING: _SandboxState.ValueType  # 1
     """Accepted; the sandbox itself is not there yet (Pod phase Pending)."""
     SANDBOX_STATE_STARTING: _SandboxState.ValueType  # 2
@@ -45,6 +46,7 @@ class SandboxState(_SandboxState, metaclass=_SandboxStateEnumTypeWrapper):
     """States only ever move down this list."""
 
 SANDBOX_STATE_UNSPECIFIED: SandboxState.ValueType  # 0
+"""Never sent."""
 SANDBOX_STATE_CREATING: SandboxState.ValueType  # 1
 """Accepted; the sandbox itself is not there yet (Pod phase Pending)."""
 SANDBOX_STATE_STARTING: SandboxState.ValueType  # 2
@@ -87,16 +89,22 @@ class Sandbox(_message.Message):
     uid: _builtins.str
     """The Pod's UID."""
     namespace: _builtins.str
+    """The Pod's namespace."""
     name: _builtins.str
+    """The Pod's name."""
     cell: _builtins.str
+    """Where it runs."""
     tenant: _builtins.str
+    """As in its spec."""
     state: Global___SandboxState.ValueType
+    """How far it has come. Required."""
     reason: _builtins.str
     """Why the sandbox is in this state, where there is more to say: a CamelCase
     word and a sentence. Becomes the Pod's status.reason and status.message
     once the state is FAILED (for example "DeadlineExceeded").
     """
     message: _builtins.str
+    """The sentence that goes with `reason`."""
     observed_generation: _builtins.int
     """The newest SandboxSpec.generation that the pool acts on."""
     deleting: _builtins.bool
@@ -120,11 +128,17 @@ class Sandbox(_message.Message):
         """In the order of the spec; one entry for every container of it."""
 
     @_builtins.property
-    def containers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContainerStatus]: ...
+    def containers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContainerStatus]:
+        """The main containers; see above."""
+
     @_builtins.property
-    def ephemeral_containers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContainerStatus]: ...
+    def ephemeral_containers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContainerStatus]:
+        """The debug containers; see above."""
+
     @_builtins.property
-    def phases(self) -> _spec_pb2.Phases: ...
+    def phases(self) -> _spec_pb2.Phases:
+        """When each step of its start was done."""
+
     def __init__(
         self,
         *,
@@ -158,6 +172,8 @@ Global___Sandbox: _TypeAlias = Sandbox  # noqa: Y015
 
 @_typing.final
 class ContainerStatus(_message.Message):
+    """What a pool knows of one container: its newest instance, and the end of the one before."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -172,6 +188,7 @@ class ContainerStatus(_message.Message):
     RESOURCES_FIELD_NUMBER: _builtins.int
     USER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """As in the spec."""
     container_id: _builtins.str
     """The runtime's identifier of the newest instance, with its scheme:
     "containerd://0123…". Empty before the first one exists.
@@ -179,13 +196,17 @@ class ContainerStatus(_message.Message):
     image: _builtins.str
     """The image as the runtime names it, and its digest reference."""
     image_id: _builtins.str
+    """The digest reference, for example "docker.io/library/busybox@sha256:…"."""
     restart_count: _builtins.int
+    """How many instances came before the newest one."""
     ready: _builtins.bool
     """The container counts as ready (readiness probe, or running without one)."""
     started: _builtins.bool
     """The startup probe has succeeded, or there is none and it runs."""
     @_builtins.property
-    def state(self) -> Global___ContainerState: ...
+    def state(self) -> Global___ContainerState:
+        """The newest instance. Required."""
+
     @_builtins.property
     def last_termination(self) -> Global___ContainerState:
         """How the instance before this one ended. Absent: there was none."""
@@ -225,15 +246,21 @@ Global___ContainerStatus: _TypeAlias = ContainerStatus  # noqa: Y015
 
 @_typing.final
 class ContainerUser(_message.Message):
+    """Numeric identity of a process."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     UID_FIELD_NUMBER: _builtins.int
     GID_FIELD_NUMBER: _builtins.int
     SUPPLEMENTAL_GROUPS_FIELD_NUMBER: _builtins.int
     uid: _builtins.int
+    """User."""
     gid: _builtins.int
+    """Primary group."""
     @_builtins.property
-    def supplemental_groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def supplemental_groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Further groups, the primary one among them or not."""
+
     def __init__(
         self,
         *,
@@ -251,17 +278,25 @@ Global___ContainerUser: _TypeAlias = ContainerUser  # noqa: Y015
 
 @_typing.final
 class ContainerState(_message.Message):
+    """Exactly one of three."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     WAITING_FIELD_NUMBER: _builtins.int
     RUNNING_FIELD_NUMBER: _builtins.int
     TERMINATED_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def waiting(self) -> Global___Waiting: ...
+    def waiting(self) -> Global___Waiting:
+        """No instance runs, and one is to be started."""
+
     @_builtins.property
-    def running(self) -> Global___Running: ...
+    def running(self) -> Global___Running:
+        """An instance runs."""
+
     @_builtins.property
-    def terminated(self) -> Global___Terminated: ...
+    def terminated(self) -> Global___Terminated:
+        """The instance has ended and no other is to be started now."""
+
     def __init__(
         self,
         *,
@@ -281,6 +316,8 @@ Global___ContainerState: _TypeAlias = ContainerState  # noqa: Y015
 
 @_typing.final
 class Waiting(_message.Message):
+    """What a container waits for."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REASON_FIELD_NUMBER: _builtins.int
@@ -291,6 +328,7 @@ class Waiting(_message.Message):
     "CreateContainerConfigError", "CreateContainerError", …
     """
     message: _builtins.str
+    """The sentence that goes with `reason`; may be empty."""
     def __init__(
         self,
         *,
@@ -307,11 +345,15 @@ Global___Waiting: _TypeAlias = Waiting  # noqa: Y015
 
 @_typing.final
 class Running(_message.Message):
+    """A running instance."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     STARTED_AT_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def started_at(self) -> _timestamp_pb2.Timestamp: ...
+    def started_at(self) -> _timestamp_pb2.Timestamp:
+        """When its first process was started."""
+
     def __init__(
         self,
         *,
@@ -327,6 +369,8 @@ Global___Running: _TypeAlias = Running  # noqa: Y015
 
 @_typing.final
 class Terminated(_message.Message):
+    """How an instance ended."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     EXIT_CODE_FIELD_NUMBER: _builtins.int
@@ -337,6 +381,7 @@ class Terminated(_message.Message):
     FINISHED_AT_FIELD_NUMBER: _builtins.int
     CONTAINER_ID_FIELD_NUMBER: _builtins.int
     exit_code: _builtins.int
+    """Of its first process; 128 plus the signal where a signal ended it."""
     signal: _builtins.int
     """The signal that ended it, 0 for none or unknown."""
     reason: _builtins.str
@@ -344,10 +389,15 @@ class Terminated(_message.Message):
     message: _builtins.str
     """The termination message, at most 4096 bytes."""
     container_id: _builtins.str
+    """As ContainerStatus.container_id, of this instance."""
     @_builtins.property
-    def started_at(self) -> _timestamp_pb2.Timestamp: ...
+    def started_at(self) -> _timestamp_pb2.Timestamp:
+        """When the instance was started; absent if it never was."""
+
     @_builtins.property
-    def finished_at(self) -> _timestamp_pb2.Timestamp: ...
+    def finished_at(self) -> _timestamp_pb2.Timestamp:
+        """When it ended."""
+
     def __init__(
         self,
         *,
@@ -380,6 +430,7 @@ class SandboxEvent(_message.Message):
     FIELD_PATH_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
+    """The Pod's UID."""
     type: _builtins.str
     """"Normal" or "Warning"."""
     reason: _builtins.str
@@ -387,12 +438,15 @@ class SandboxEvent(_message.Message):
     "BackOff", "Failed", "FailedCreatePodSandBox", …
     """
     message: _builtins.str
+    """The sentence that goes with `reason`."""
     field_path: _builtins.str
     """The field the event is about, for example "spec.containers{web}". Empty:
     the whole Pod.
     """
     @_builtins.property
-    def at(self) -> _timestamp_pb2.Timestamp: ...
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """When it happened."""
+
     def __init__(
         self,
         *,

@@ -29,14 +29,19 @@ class _LogStreamEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LogStream.V
     LOG_STREAM_UNSPECIFIED: _LogStream.ValueType  # 0
     """Both, in the order written."""
     LOG_STREAM_STDOUT: _LogStream.ValueType  # 1
+    """Only standard output."""
     LOG_STREAM_STDERR: _LogStream.ValueType  # 2
+    """Only standard error."""
 
-class LogStream(_LogStream, metaclass=_LogStreamEnumTypeWrapper): ...
+class LogStream(_LogStream, metaclass=_LogStreamEnumTypeWrapper):
+    """Which of a container's outputs."""
 
 LOG_STREAM_UNSPECIFIED: LogStream.ValueType  # 0
 """Both, in the order written."""
 LOG_STREAM_STDOUT: LogStream.ValueType  # 1
+"""Only standard output."""
 LOG_STREAM_STDERR: LogStream.ValueType  # 2
+"""Only standard error."""
 Global___LogStream: _TypeAlias = LogStream  # noqa: Y015
 
 @_typing.final
@@ -45,6 +50,8 @@ class StreamLogsRequest(_message.Message):
     own: neither side reads ahead further than its transport window and one piece.
     An unknown sandbox is NOT_FOUND, a container that is not in the needed state is
     FAILED_PRECONDITION (see errors.proto).
+
+    Which log, and how much of it. All conditions must hold.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -59,7 +66,9 @@ class StreamLogsRequest(_message.Message):
     TIMESTAMPS_FIELD_NUMBER: _builtins.int
     STREAM_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
+    """The Pod's UID."""
     container: _builtins.str
+    """The container's name in the spec."""
     follow: _builtins.bool
     """Go on with what is written later, until the container has ended."""
     previous: _builtins.bool
@@ -71,6 +80,7 @@ class StreamLogsRequest(_message.Message):
     timestamps: _builtins.bool
     """Put the time (RFC 3339 with nanoseconds, UTC) and a space before each line."""
     stream: Global___LogStream.ValueType
+    """Only what was written to this one."""
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
         """Only lines written at this time or later. Absent: all."""
@@ -127,6 +137,8 @@ Global___StreamLogsResponse: _TypeAlias = StreamLogsResponse  # noqa: Y015
 
 @_typing.final
 class TerminalSize(_message.Message):
+    """The size of a client's terminal."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     WIDTH_FIELD_NUMBER: _builtins.int
@@ -134,6 +146,7 @@ class TerminalSize(_message.Message):
     width: _builtins.int
     """Columns and rows."""
     height: _builtins.int
+    """Rows, at least 1."""
     def __init__(
         self,
         *,
@@ -150,10 +163,14 @@ Global___TerminalSize: _TypeAlias = TerminalSize  # noqa: Y015
 
 @_typing.final
 class ExecRequest(_message.Message):
+    """What the client sends in a session."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
     class Start(_message.Message):
+        """What to run, and with which streams."""
+
         DESCRIPTOR: _descriptor.Descriptor
 
         UID_FIELD_NUMBER: _builtins.int
@@ -164,14 +181,21 @@ class ExecRequest(_message.Message):
         STDOUT_FIELD_NUMBER: _builtins.int
         STDERR_FIELD_NUMBER: _builtins.int
         uid: _builtins.str
+        """The Pod's UID."""
         container: _builtins.str
+        """The container's name in the spec; it must be running."""
         tty: _builtins.bool
+        """Give the command a terminal."""
         stdin: _builtins.bool
         """Which streams the client wants; stderr must be false with a TTY."""
         stdout: _builtins.bool
+        """The client wants standard output."""
         stderr: _builtins.bool
+        """The client wants standard error; never with `tty`."""
         @_builtins.property
-        def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+        def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """The program and its arguments; no shell is around it."""
+
         def __init__(
             self,
             *,
@@ -191,6 +215,8 @@ class ExecRequest(_message.Message):
 
     @_typing.final
     class CloseStdin(_message.Message):
+        """Carries nothing."""
+
         DESCRIPTOR: _descriptor.Descriptor
 
         def __init__(
@@ -207,14 +233,19 @@ class ExecRequest(_message.Message):
     CLOSE_STDIN_FIELD_NUMBER: _builtins.int
     RESIZE_FIELD_NUMBER: _builtins.int
     stdin: _builtins.bytes
+    """Bytes for the command's standard input."""
     @_builtins.property
     def start(self) -> Global___ExecRequest.Start:
         """First, and only once."""
 
     @_builtins.property
-    def close_stdin(self) -> Global___ExecRequest.CloseStdin: ...
+    def close_stdin(self) -> Global___ExecRequest.CloseStdin:
+        """No more input will come."""
+
     @_builtins.property
-    def resize(self) -> Global___TerminalSize: ...
+    def resize(self) -> Global___TerminalSize:
+        """The client's terminal has this size now; only with a TTY."""
+
     def __init__(
         self,
         *,
@@ -235,14 +266,19 @@ Global___ExecRequest: _TypeAlias = ExecRequest  # noqa: Y015
 
 @_typing.final
 class ExecResponse(_message.Message):
+    """What the pool sends in a session."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
     class Exit(_message.Message):
+        """How the command ended."""
+
         DESCRIPTOR: _descriptor.Descriptor
 
         CODE_FIELD_NUMBER: _builtins.int
         code: _builtins.int
+        """Its exit code; 128 plus the signal where a signal ended it."""
         def __init__(
             self,
             *,
@@ -256,6 +292,8 @@ class ExecResponse(_message.Message):
 
     @_typing.final
     class Started(_message.Message):
+        """Carries nothing."""
+
         DESCRIPTOR: _descriptor.Descriptor
 
         def __init__(
@@ -272,7 +310,9 @@ class ExecResponse(_message.Message):
     EXIT_FIELD_NUMBER: _builtins.int
     STARTED_FIELD_NUMBER: _builtins.int
     stdout: _builtins.bytes
+    """Bytes of standard output, or of the terminal."""
     stderr: _builtins.bytes
+    """Bytes of standard error."""
     @_builtins.property
     def exit(self) -> Global___ExecResponse.Exit:
         """The last message: all output came before it."""
@@ -301,10 +341,14 @@ Global___ExecResponse: _TypeAlias = ExecResponse  # noqa: Y015
 
 @_typing.final
 class AttachRequest(_message.Message):
+    """What the client sends in a session."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
     class Start(_message.Message):
+        """Which container, and which of its streams."""
+
         DESCRIPTOR: _descriptor.Descriptor
 
         UID_FIELD_NUMBER: _builtins.int
@@ -314,11 +358,17 @@ class AttachRequest(_message.Message):
         STDERR_FIELD_NUMBER: _builtins.int
         TTY_FIELD_NUMBER: _builtins.int
         uid: _builtins.str
+        """The Pod's UID."""
         container: _builtins.str
+        """The container's name in the spec; it must be running."""
         stdin: _builtins.bool
+        """The client wants to write; the container must have `stdin`."""
         stdout: _builtins.bool
+        """The client wants standard output."""
         stderr: _builtins.bool
+        """The client wants standard error; never with `tty`."""
         tty: _builtins.bool
+        """The container has a terminal; must agree with its spec."""
         def __init__(
             self,
             *,
@@ -337,6 +387,8 @@ class AttachRequest(_message.Message):
 
     @_typing.final
     class CloseStdin(_message.Message):
+        """Carries nothing."""
+
         DESCRIPTOR: _descriptor.Descriptor
 
         def __init__(
@@ -353,12 +405,19 @@ class AttachRequest(_message.Message):
     CLOSE_STDIN_FIELD_NUMBER: _builtins.int
     RESIZE_FIELD_NUMBER: _builtins.int
     stdin: _builtins.bytes
+    """Bytes for the container's standard input."""
     @_builtins.property
-    def start(self) -> Global___AttachRequest.Start: ...
+    def start(self) -> Global___AttachRequest.Start:
+        """First, and only once."""
+
     @_builtins.property
-    def close_stdin(self) -> Global___AttachRequest.CloseStdin: ...
+    def close_stdin(self) -> Global___AttachRequest.CloseStdin:
+        """No more input will come from this client."""
+
     @_builtins.property
-    def resize(self) -> Global___TerminalSize: ...
+    def resize(self) -> Global___TerminalSize:
+        """The client's terminal has this size now; only with a TTY."""
+
     def __init__(
         self,
         *,
@@ -385,6 +444,8 @@ class AttachResponse(_message.Message):
 
     @_typing.final
     class Started(_message.Message):
+        """Carries nothing."""
+
         DESCRIPTOR: _descriptor.Descriptor
 
         def __init__(
@@ -400,9 +461,13 @@ class AttachResponse(_message.Message):
     STDERR_FIELD_NUMBER: _builtins.int
     STARTED_FIELD_NUMBER: _builtins.int
     stdout: _builtins.bytes
+    """Bytes of standard output, or of the terminal."""
     stderr: _builtins.bytes
+    """Bytes of standard error."""
     @_builtins.property
-    def started(self) -> Global___AttachResponse.Started: ...
+    def started(self) -> Global___AttachResponse.Started:
+        """The first message: the streams are connected."""
+
     def __init__(
         self,
         *,
@@ -428,11 +493,14 @@ class PortForwardRequest(_message.Message):
 
     @_typing.final
     class Start(_message.Message):
+        """Where to connect."""
+
         DESCRIPTOR: _descriptor.Descriptor
 
         UID_FIELD_NUMBER: _builtins.int
         PORT_FIELD_NUMBER: _builtins.int
         uid: _builtins.str
+        """The Pod's UID."""
         port: _builtins.int
         """A port inside the sandbox's network, 1 to 65535."""
         def __init__(
@@ -449,6 +517,8 @@ class PortForwardRequest(_message.Message):
 
     @_typing.final
     class CloseWrite(_message.Message):
+        """Carries nothing."""
+
         DESCRIPTOR: _descriptor.Descriptor
 
         def __init__(
@@ -464,8 +534,11 @@ class PortForwardRequest(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     CLOSE_WRITE_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
+    """Bytes for the port."""
     @_builtins.property
-    def start(self) -> Global___PortForwardRequest.Start: ...
+    def start(self) -> Global___PortForwardRequest.Start:
+        """First, and only once."""
+
     @_builtins.property
     def close_write(self) -> Global___PortForwardRequest.CloseWrite:
         """No more data from this side; the other may go on."""
@@ -489,10 +562,14 @@ Global___PortForwardRequest: _TypeAlias = PortForwardRequest  # noqa: Y015
 
 @_typing.final
 class PortForwardResponse(_message.Message):
+    """What the port sends."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
     class Connected(_message.Message):
+        """Carries nothing."""
+
         DESCRIPTOR: _descriptor.Descriptor
 
         def __init__(
@@ -506,6 +583,8 @@ class PortForwardResponse(_message.Message):
 
     @_typing.final
     class CloseWrite(_message.Message):
+        """Carries nothing."""
+
         DESCRIPTOR: _descriptor.Descriptor
 
         def __init__(
@@ -521,10 +600,15 @@ class PortForwardResponse(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     CLOSE_WRITE_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
+    """Bytes from the port."""
     @_builtins.property
-    def connected(self) -> Global___PortForwardResponse.Connected: ...
+    def connected(self) -> Global___PortForwardResponse.Connected:
+        """The first message: somebody listens and has accepted."""
+
     @_builtins.property
-    def close_write(self) -> Global___PortForwardResponse.CloseWrite: ...
+    def close_write(self) -> Global___PortForwardResponse.CloseWrite:
+        """No more bytes will come from the port."""
+
     def __init__(
         self,
         *,
