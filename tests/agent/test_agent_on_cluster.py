@@ -366,6 +366,33 @@ async def test_changed_labels_reach_the_pool(world: World) -> None:
         assert len(world.pool.updates) == 1
 
 
+async def test_labels_changed_before_and_after_an_adoption_reach_the_pool(world: World) -> None:
+    shown = {"fieldRef": {"fieldPath": "metadata.labels"}, "path": "labels"}
+    async with world.agent():
+        shows = await world.create(
+            "shows",
+            volumes=[{"name": "v", "downwardAPI": {"items": [shown]}}],
+            container={"volumeMounts": [{"name": "v", "mountPath": "/v"}]},
+        )
+        await world.phase("Running", "shows")
+        plain = await world.create("plain")
+        await world.phase("Running", "plain")
+    patch = b'{"metadata":{"labels":{"away":"yes"}}}'
+    await world.client.patch(world.path("shows"), patch)
+    async with world.agent() as agent:
+        await world.until(lambda: world.pool.updates)
+        (update,) = world.pool.updates
+        assert update.uid == shows
+        assert b'away="yes"' in update.volumes[0].files.files[0].content
+        await world.until(lambda: agent.records[plain].sandbox)
+        await world.client.patch(world.path("plain"), b'{"metadata":{"labels":{"back":"yes"}}}')
+        await world.until(lambda: len(world.pool.updates) == 2)
+        assert world.pool.updates[1].uid == plain
+        assert world.pool.updates[1].labels["back"] == "yes"
+        await asyncio.sleep(0.2)
+        assert len(world.pool.updates) == 2
+
+
 async def test_an_agent_that_was_away_adopts_and_starts_nothing_twice(world: World) -> None:
     async with world.agent():
         kept = await world.create("kept")

@@ -49,6 +49,21 @@ def test_adopted_as_it_is_or_brought_up_to_date() -> None:
     assert decide(newer, actual(), Memory(), view_current=True) is Action.UPDATE
 
 
+def test_changes_after_an_adoption_reach_the_pool() -> None:
+    memory = Memory(fingerprint_adopted=10)
+    assert decide(desired(), actual(), memory, view_current=True) is Action.UPDATE
+    memory.fingerprint_adopted = 11
+    assert decide(desired(), actual(), memory, view_current=True) is Action.NOTHING
+
+
+def test_what_shows_its_labels_is_brought_up_to_date_once_when_adopted() -> None:
+    shows = desired(shows_metadata=True)
+    memory = Memory()
+    assert decide(shows, actual(), memory, view_current=True) is Action.UPDATE
+    memory.fingerprint_sent = 11
+    assert decide(shows, actual(), memory, view_current=True) is Action.NOTHING
+
+
 def test_changed_labels_reach_the_pool() -> None:
     memory = Memory(fingerprint_sent=10)
     assert decide(desired(), actual(), memory, view_current=True) is Action.UPDATE

@@ -116,6 +116,12 @@ class PodObject:
         return 30 if grace is None else grace
 
     @property
+    def shows_metadata(self) -> bool:
+        """Whether a variable or a file may hold its labels or annotations (it may say so of a
+        Pod that only mentions them)."""
+        return b'"metadata.labels' in self.raw or b'"metadata.annotations' in self.raw
+
+    @property
     def phase(self) -> str:
         return self._head.status.phase
 

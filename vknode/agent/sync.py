@@ -252,14 +252,18 @@ class PodSync:
             grace=self._steps.grace(record, pod),
             generation=pod.metadata.generation,
             fingerprint=pod.fingerprint,
+            shows_metadata=record.memory.fingerprint_sent is None and pod.shows_metadata,
         )
         action = decide(
             desired, record.actual(), record.memory, view_current=record.link.view_current
         )
         if action is Action.FINISH and record.finished:
             return Action.NOTHING
-        if action is Action.NOTHING and record.config_errors and _lives(record, pod):
-            return Action.UPDATE
+        if action is Action.NOTHING and _lives(record, pod):
+            if record.memory.fingerprint_sent is None:
+                record.memory.fingerprint_adopted = pod.fingerprint
+            if record.config_errors:
+                return Action.UPDATE
         return action
 
     def _consider(self, record: PodRecord) -> None:

@@ -57,6 +57,8 @@ class Desired:
     grace: int
     generation: int
     fingerprint: int
+    # It shows its labels or annotations to its containers.
+    shows_metadata: bool = False
 
 
 @dataclass(slots=True)
@@ -84,8 +86,10 @@ class Memory:
     # The grace of the last DeleteSandbox that the pool took. Reset when a snapshot shows the
     # sandbox as not deleting: that pool has lost the request.
     grace_sent: int | None = None
-    # Of the content that the pool has. None: adopted, and not compared yet.
+    # Of the content that we sent to the pool. None: adopted.
     fingerprint_sent: int | None = None
+    # Of the Pod when its sandbox was adopted and found to need nothing; later changes count.
+    fingerprint_adopted: int | None = None
 
 
 def decide(
@@ -110,12 +114,14 @@ def decide(
         return Action.LOST if memory.gone or view_current else Action.NOTHING
     if actual.ended or actual.deleting:
         return Action.NOTHING
-    if memory.fingerprint_sent is None:
-        if actual.observed_generation >= desired.generation:
-            # Adopted: it acts on this spec already.
-            return Action.NOTHING
-        return Action.UPDATE
-    if memory.fingerprint_sent != desired.fingerprint:
+    known = memory.fingerprint_sent
+    if known is None:
+        known = memory.fingerprint_adopted
+    if known is not None:
+        return Action.NOTHING if known == desired.fingerprint else Action.UPDATE
+    # Just adopted. The generation tells of changes while nobody was there, except of labels and
+    # annotations: they are sent again where somebody could see a difference.
+    if actual.observed_generation < desired.generation or desired.shows_metadata:
         return Action.UPDATE
     return Action.NOTHING
 
