@@ -8,7 +8,7 @@ import pytest
 
 from tests.cri.harness import BUSYBOX, Harness
 from tests.cri.registry import Registry
-from vknode.pool.runtimes.cri.images import matching, normalize
+from vknode.pool.runtimes.cri.images import Shared, matching, normalize
 from vknode.pool.runtimes.facts import Failure
 from vknode.pool.v1 import spec_pb2
 
@@ -53,6 +53,40 @@ def test_the_most_specific_credential_comes_first() -> None:
     assert [c.registry for c in found] == ["r.io/team/app", "https://r.io/team", "r.io", "*.io"]
     hub = [spec_pb2.RegistryCredential(registry="https://index.docker.io/v1/")]
     assert matching("docker.io/library/nginx:latest", hub) == hub
+
+
+async def test_work_under_way_is_shared_until_nobody_waits() -> None:
+    shared: Shared[str, int] = Shared()
+    made: list[str] = []
+    go = asyncio.Event()
+
+    async def work() -> int:
+        made.append("begun")
+        try:
+            await go.wait()
+        except asyncio.CancelledError:
+            made.append("given up")
+            raise
+        return len(made)
+
+    def ask() -> asyncio.Task[int]:
+        return asyncio.create_task(shared.get("image", work))
+
+    waiters = [ask() for _ in range(40)]
+    await asyncio.sleep(0)
+    waiters[0].cancel()  # whoever began it may leave
+    go.set()
+    assert await asyncio.gather(*waiters[1:]) == [1] * 39
+    assert await ask() == 2, "what is over is not remembered"
+    go.clear()
+    waiters = [ask(), ask()]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    for waiter in waiters:
+        waiter.cancel()
+    await asyncio.gather(*waiters, return_exceptions=True)
+    await asyncio.sleep(0)
+    assert made == ["begun", "begun", "begun", "given up"]
 
 
 @pytest.mark.containerd

@@ -1,7 +1,8 @@
 """Image references and credentials (pure), and images that are made sure to be there.
 
-A pull is shared: whoever asks for the same image with the same credentials while it
-is under way waits for that one; it is given up only when nobody waits any more.
+A look and a pull are shared: whoever asks for the same image (with the same
+credentials) while one is under way waits for that one, as Pods of a Deployment do that
+start together; it is given up only when nobody waits any more.
 """
 
 from __future__ import annotations
@@ -9,12 +10,16 @@ from __future__ import annotations
 import asyncio
 import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Hashable, Sequence
+from typing import Any, Generic, TypeVar
 
 from vknode.pool.runtimes.cri.client import CriClient, NotFound
 from vknode.pool.runtimes.cri.wire import cri_pb2
 from vknode.pool.runtimes.facts import Failure, Image
 from vknode.pool.v1 import spec_pb2
+
+Key = TypeVar("Key", bound=Hashable)
+Result = TypeVar("Result")
 
 _DEFAULT_DOMAIN = "docker.io"
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
@@ -114,7 +119,8 @@ class Images:
 
     def __init__(self, client: CriClient) -> None:
         self._client = client
-        self._pulls: dict[tuple[str, bytes], _SharedPull] = {}
+        self._pulls: Shared[tuple[str, bytes], Image] = Shared()
+        self._looks: Shared[str, cri_pb2.Image | None] = Shared()
 
     async def ensure(
         self,
@@ -125,7 +131,7 @@ class Images:
         """Raises Failure as `Runtime.ensure_image` tells."""
         full = normalize(reference)
         if policy != spec_pb2.IMAGE_PULL_POLICY_ALWAYS:
-            present = await self.status(full)
+            present = await self._looks.get(full, lambda: self.status(full))
             if present is not None:
                 return from_cri(full, present, pulled=False)
             if policy == spec_pb2.IMAGE_PULL_POLICY_NEVER:
@@ -133,7 +139,9 @@ class Images:
                     "ErrImageNeverPull",
                     f'Container image "{reference}" is not present with pull policy of Never',
                 )
-        return await self._pull_shared(full, matching(full, credentials))
+        fitting = matching(full, credentials)
+        key = (full, b"\0".join(c.SerializeToString(deterministic=True) for c in fitting))
+        return await self._pulls.get(key, lambda: self._pull(full, fitting))
 
     async def status(self, reference: str) -> cri_pb2.Image | None:
         """What the runtime has under this reference or ID."""
@@ -145,29 +153,6 @@ class Images:
         except NotFound:
             return None
         return answer.image if answer.HasField("image") and answer.image.id else None
-
-    async def _pull_shared(
-        self, reference: str, credentials: list[spec_pb2.RegistryCredential]
-    ) -> Image:
-        key = (reference, b"\0".join(c.SerializeToString(deterministic=True) for c in credentials))
-        pull = self._pulls.get(key)
-        if pull is None:
-            task = asyncio.ensure_future(self._pull(reference, credentials))
-            pull = self._pulls[key] = _SharedPull(task)
-            task.add_done_callback(lambda _: self._forget(key, task))
-        pull.waiters += 1
-        try:
-            return await asyncio.shield(pull.task)
-        finally:
-            pull.waiters -= 1
-            if pull.waiters == 0 and not pull.task.done():
-                self._forget(key, pull.task)
-                pull.task.cancel()
-
-    def _forget(self, key: tuple[str, bytes], task: asyncio.Future[Image]) -> None:
-        current = self._pulls.get(key)
-        if current is not None and current.task is task:
-            del self._pulls[key]
 
     async def _pull(self, reference: str, credentials: list[spec_pb2.RegistryCredential]) -> Image:
         spec = cri_pb2.ImageSpec(image=reference, user_specified_image=reference)
@@ -202,9 +187,38 @@ class Images:
         raise errors[-1]
 
 
-class _SharedPull:
+class Shared(Generic[Key, Result]):
+    """Work that several may wait for at once, each kind of it under its key."""
+
+    def __init__(self) -> None:
+        self._running: dict[Key, _Running[Result]] = {}
+
+    async def get(self, key: Key, make: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+        """The result of what runs under this key, or of `make()` where nothing does.
+        Raises what it raised; a waiter that is cancelled leaves the work to the others."""
+        running = self._running.get(key)
+        if running is None:
+            task = asyncio.ensure_future(make())
+            running = self._running[key] = _Running(task)
+            task.add_done_callback(lambda _: self._forget(key, task))
+        running.waiters += 1
+        try:
+            return await asyncio.shield(running.task)
+        finally:
+            running.waiters -= 1
+            if running.waiters == 0 and not running.task.done():
+                self._forget(key, running.task)
+                running.task.cancel()
+
+    def _forget(self, key: Key, task: asyncio.Future[Result]) -> None:
+        current = self._running.get(key)
+        if current is not None and current.task is task:
+            del self._running[key]
+
+
+class _Running(Generic[Result]):
     __slots__ = ("task", "waiters")
 
-    def __init__(self, task: asyncio.Future[Image]) -> None:
+    def __init__(self, task: asyncio.Future[Result]) -> None:
         self.task = task
         self.waiters = 0

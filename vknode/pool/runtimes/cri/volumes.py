@@ -67,9 +67,7 @@ class Volumes:
             text = _read_host_hosts() + alias_lines(spec.network)
         else:
             text = hosts_file(spec.network, ips)
-        path = self._paths.hosts_file(spec.uid)
-        path.write_text(text)
-        path.chmod(0o644)
+        _write(self._paths.hosts_file(spec.uid), text.encode(), 0o644)
 
     def container_mounts(
         self, spec: spec_pb2.SandboxSpec, container: spec_pb2.Container, attempt: int
@@ -209,8 +207,7 @@ class Volumes:
         if container.termination_message_path:
             file = self._paths.termination_file(spec.uid, container.name, attempt)
             file.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-            file.write_bytes(b"")
-            file.chmod(0o666)
+            _write(file, b"", 0o666)
             yield cri_pb2.Mount(
                 host_path=str(file), container_path=container.termination_message_path
             )
@@ -266,6 +263,17 @@ def _make_folders(root: int, sub_path: str) -> None:
                     os.close(made)
             finally:
                 os.close(parent)
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
+    """A small file with exactly this mode, whatever the umask."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        os.fchmod(descriptor, mode)
+        if os.write(descriptor, data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    finally:
+        os.close(descriptor)
 
 
 def _read_host_hosts() -> str:
