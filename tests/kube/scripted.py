@@ -142,6 +142,5 @@ def plain_connection(url: str, *, token: str | None = None) -> Connection:
         server=url,
         source="test",
         session=aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()),
-        configuration=None,
         token=token,
     )

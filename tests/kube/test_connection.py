@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from tests.kube.scripted import ScriptedServer, body, failure
+from vknode.devcluster.pki import Authority
 from vknode.kube.client import KubeClient
 from vknode.kube.connection import connect
 from vknode.kube.errors import ConnectionConfigError, Unauthorized
@@ -193,3 +195,32 @@ async def test_exec_plugin_runs_again_after_a_refusal(tmp_path: Path) -> None:
 async def test_exec_plugin_that_is_not_installed(tmp_path: Path) -> None:
     spec = {"apiVersion": "client.authentication.k8s.io/v1", "command": "no-such-plugin-x"}
     assert "no-such-plugin-x" in await problem(kubeconfig(tmp_path, exec=spec))
+
+
+async def test_inline_credentials_are_not_left_on_the_disk_by_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority(tmp_path / "pki")
+    client = authority.issue("someone", "someone")
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+
+    def inline(file: Path) -> str:
+        return base64.b64encode(file.read_bytes()).decode()
+
+    file = kubeconfig(
+        tmp_path,
+        **{"client-certificate-data": inline(client.cert), "client-key-data": inline(client.key)},
+    )
+    cluster = {
+        "server": "https://127.0.0.1:1",
+        "certificate-authority-data": inline(authority.cert),
+    }
+    edit(file, {"clusters": [{"name": "c", "cluster": cluster}]})
+    for _ in range(2):  # the second time the loader must not count on files of the first
+        connection = await connect(file)
+        try:
+            assert list(temporary.iterdir()) == []
+        finally:
+            await connection.close()

@@ -8,6 +8,9 @@ Configuration and credentials come through kubernetes_asyncio's loader; requests
   when its credential is about to expire; a 401 brings either forward (`invalidate`).
 * A client certificate on disk is loaded again into the same TLS context when its file changes:
   new connections use it, old ones end by themselves.
+* What a kubeconfig holds inline (`*-data`, an exec plugin's certificate) the loader writes to
+  temporary files, which a SIGKILL would leave behind, keys among them: they are removed as soon
+  as the TLS context has read them.
 * Dead peers are found by TCP keep-alive (about 30 s), so that a watch on a silent connection
   does not wait for hours.
 """
@@ -62,7 +65,6 @@ class Connection:
         server: str,
         source: str,
         session: aiohttp.ClientSession,
-        configuration: Any,
         token: str | None,
         token_file: Path | None = None,
         exec_loader: Any = None,
@@ -75,8 +77,6 @@ class Connection:
         # For messages: which file, context and user these credentials are.
         self.source = source
         self.session = session
-        # For the rare typed calls through kubernetes_asyncio.
-        self.configuration = configuration
         self.server_hostname = server_hostname
         self.proxy = proxy
         self._token = token
@@ -131,11 +131,12 @@ class Connection:
             log.warning("exec_credential_plugin_failed", error=type(error).__name__)
             return
         self._token = getattr(loader, "token", None)
-        if self._token is not None:
-            self.configuration.api_key["BearerToken"] = self._token
-        if self._certificate is not None and getattr(loader, "cert_file", None):
-            self._certificate.cert = loader.cert_file
-            self._certificate.key = loader.key_file
+        if self._tls is not None and getattr(loader, "cert_file", None):
+            try:
+                self._tls.load_cert_chain(loader.cert_file, loader.key_file, password=_no_password)
+            except (OSError, ssl.SSLError) as error:
+                log.warning("exec_credential_unreadable", error=_reason(error))
+        _remove_temporary_files()
 
     def _reload_certificate(self, files: _CertificateFiles, tls: ssl.SSLContext) -> None:
         try:
@@ -170,26 +171,30 @@ async def connect(
     Raises `ConnectionConfigError`; no request is made yet.
     """
     from kubernetes_asyncio.client import Configuration
+    from kubernetes_asyncio.config import kube_config
 
     # Its constructor is patched to hand out copies of a default; ours must be fresh.
     configuration = type.__call__(Configuration)
     exec_loader: Any = None
     token_file: Path | None
-    if kubeconfig is None:
-        source = "in-cluster service account"
-        token_file = service_account / "token"
-        _load_in_cluster(configuration, environ, service_account)
-        facts = None
-    else:
-        facts = inspect_kubeconfig(kubeconfig, context)
-        source = f"kubeconfig {facts.file}, context {facts.context}, user {facts.user}"
-        token_file = facts.token_file
-        loader = await _load_kubeconfig(configuration, facts)
-        exec_loader = loader if facts.uses_exec else None
-    server = str(configuration.host).rstrip("/")
-    tls = _tls_context(configuration, source) if server.startswith("https") else None
+    try:
+        if kubeconfig is None:
+            source = "in-cluster service account"
+            token_file = service_account / "token"
+            _load_in_cluster(configuration, environ, service_account)
+        else:
+            facts = inspect_kubeconfig(kubeconfig, context)
+            source = f"kubeconfig {facts.file}, context {facts.context}, user {facts.user}"
+            token_file = facts.token_file
+            loader = await _load_kubeconfig(configuration, facts)
+            exec_loader = loader if facts.uses_exec else None
+        server = str(configuration.host).rstrip("/")
+        tls = _tls_context(configuration, source) if server.startswith("https") else None
+        inline = set(kube_config._temp_files.values())
+    finally:
+        _remove_temporary_files()
     certificate = None
-    if tls is not None and configuration.cert_file:
+    if tls is not None and configuration.cert_file and configuration.cert_file not in inline:
         certificate = _CertificateFiles(configuration.cert_file, configuration.key_file)
         certificate.seen = certificate.fingerprint()
     token = configuration.api_key.get("BearerToken")
@@ -211,7 +216,6 @@ async def connect(
         server=server,
         source=source,
         session=session,
-        configuration=configuration,
         token=token,
         token_file=token_file,
         exec_loader=exec_loader,
@@ -306,6 +310,13 @@ def _tls_context(configuration: Any, source: str) -> ssl.SSLContext:
                 "check that both are PEM, belong together and have no password",
             ) from None
     return context
+
+
+def _remove_temporary_files() -> None:
+    from kubernetes_asyncio.config import kube_config
+
+    # The loader has no public way; it does this itself when the process ends well.
+    kube_config._cleanup_temp_files()
 
 
 def _no_password() -> str:
