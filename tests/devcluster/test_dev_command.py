@@ -226,3 +226,25 @@ def test_durations(text: str, seconds: float) -> None:
 def test_what_is_no_duration_is_refused(text: str) -> None:
     done = vknode("dev", "fault", "agent", "--for", text)
     assert done.returncode == 2 and "60s, 2m or 1h30m" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--cell-capacity", "cpu=8"], "memory is missing"),
+        (["--cell-capacity", "cpu=-1,memory=1Gi,pods=9"], "'-1' is no quantity"),
+        (["--sim-config", "SIM"], "unknown key 'latencies'"),
+        (["--runtime", "cri", "--sim-config", "SIM"], "--sim-config is for --runtime sim"),
+    ],
+)
+def test_what_pools_would_refuse_is_refused_before_anything_starts(
+    tmp_path: Path, arguments: list[str], named: str
+) -> None:
+    wrong = tmp_path / "sim.yaml"
+    wrong.write_text("latencies: {}\n")
+    state = tmp_path / "s"
+    given = [str(wrong) if one == "SIM" else one for one in arguments]
+    ran = vknode("dev", "--runtime", "sim", *given, "--state-dir", str(state))
+    assert ran.returncode == 2
+    assert named in ran.stderr
+    assert not state.exists()

@@ -15,6 +15,7 @@ import click
 
 from vknode.cli.dev_options import FAILED, INTERRUPTED, REFUSED, fail, state_dir_option, state_flag
 from vknode.cli.main import LazyGroup
+from vknode.cli.pool_options import Capacity
 
 if TYPE_CHECKING:
     from vknode.devcluster.cluster import DevCluster
@@ -39,6 +40,7 @@ SUBCOMMANDS = {
 @click.option("--cells-per-zone", type=click.IntRange(1, 1000), default=2, show_default=True)
 @click.option(
     "--cell-capacity",
+    type=Capacity(),
     default="cpu=8,memory=16Gi,pods=110",
     show_default=True,
     help="What each cell, and so each node, offers.",
@@ -62,7 +64,7 @@ def command(
     runtime: str,
     zones: int,
     cells_per_zone: int,
-    cell_capacity: str,
+    cell_capacity: dict[str, str],
     apiserver_port: int,
     sim_config: Path | None,
     fault_proxy: bool,
@@ -74,6 +76,7 @@ def command(
     Ends with Ctrl-C or `vknode dev stop`, and leaves nothing but its logs."""
     if ctx.invoked_subcommand is not None:
         return
+    _check_sim_config(runtime, sim_config)
     # Imported here: `vknode dev status` should not wait for a cluster's imports.
     from vknode.devcluster.cluster import DevCluster, Refused, refuse_without_privileges
     from vknode.devcluster.images import ImagesUnavailable
@@ -96,7 +99,7 @@ def command(
                 runtime=runtime,
                 zones=zones,
                 cells_per_zone=cells_per_zone,
-                cell_capacity=cell_capacity,
+                cell_capacity=",".join(f"{name}={value}" for name, value in cell_capacity.items()),
                 apiserver_port=apiserver_port,
                 sim_config=sim_config,
                 fault_proxy=fault_proxy,
@@ -117,6 +120,20 @@ def command(
         where = f" ({problem.filename})" if problem.filename else ""
         raise fail(f"{problem.strerror or problem}{where}", FAILED) from None
     ctx.exit(status)
+
+
+def _check_sim_config(runtime: str, file: Path | None) -> None:
+    """Before anything starts: the pools would only say it each in its own log."""
+    if file is None:
+        return
+    if runtime != "sim":
+        raise click.UsageError("--sim-config is for --runtime sim")
+    from vknode.pool.runtimes.sim.config import SimConfigError, load_config
+
+    try:
+        load_config(file)
+    except SimConfigError as error:
+        raise click.BadParameter(str(error), param_hint="--sim-config") from None
 
 
 async def _run(make: Callable[[], DevCluster]) -> int:

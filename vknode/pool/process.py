@@ -78,7 +78,8 @@ def run(settings: PoolSettings) -> int:
         click.echo(f"Error: {error}", err=True)
         return CANNOT_LISTEN
     except Failure as error:
-        click.echo(f"Error: the runtime cannot be used: {error.message}", err=True)
+        check = "; check that it runs and --runtime-endpoint" if settings.runtime == "cri" else ""
+        click.echo(f"Error: the runtime cannot be used: {error.message}{check}", err=True)
         return FAILED
     return 0
 

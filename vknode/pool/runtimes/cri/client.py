@@ -86,5 +86,7 @@ def translate(reason: str, error: grpc.aio.AioRpcError, endpoint: str) -> Except
     if error.code() == grpc.StatusCode.CANCELLED or "server is not initialized yet" in text:
         return RuntimeAway(f"the container runtime at {endpoint} is not ready: {text}")
     if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
-        return Failure(reason, f"the container runtime did not answer in time: {text}")
+        return Failure(
+            reason, f"the container runtime at {endpoint} did not answer in time: {text}"
+        )
     return Failure(reason, text)
