@@ -187,6 +187,37 @@ async def test_an_end_is_confirmed_by_the_pool_before_the_object_goes(world: Wor
         await world.when(lambda pod: pod is None)
 
 
+async def test_a_quick_end_is_one_write(world: World) -> None:
+    world.pool.ends_by_itself = False
+    async with world.agent() as agent:
+        uid = await world.create()
+        await world.phase("Running")
+        await world.until(lambda: "status_written" in str(agent.metrics.timings.as_json()))
+        before = agent._client.stats.requests["PATCH"]
+        await world.delete()
+        await world.until(lambda: world.pool.deletes)
+        world.pool.sandboxes[uid].deleting = True
+        world.pool.tell(world.pool.sandboxes[uid])
+        await asyncio.sleep(0.1)
+        world.pool.end(uid)
+        await world.when(lambda pod: pod is None)
+        assert agent._client.stats.requests["PATCH"] - before == 1
+
+
+async def test_a_long_end_is_told_before_it_is_over(world: World) -> None:
+    world.pool.ends_by_itself = False
+    async with world.agent():
+        uid = await world.create()
+        await world.phase("Running")
+        await world.delete()
+        pod = await world.when(
+            lambda pod: pod and pod["status"].get("observedGeneration") == 2  # a deletion raises it
+        )
+        assert "running" in pod["status"]["containerStatuses"][0]["state"]
+        world.pool.end(uid)
+        await world.when(lambda pod: pod is None)
+
+
 async def test_the_same_name_again_is_another_sandbox(world: World) -> None:
     async with world.agent():
         uids = []

@@ -128,9 +128,11 @@ _PLAIN_WAITING = frozenset(("", "ContainerCreating", "PodInitializing"))
 
 
 def is_plain_progress(sandbox: status_pb2.Sandbox) -> bool:
-    """Nothing has gone wrong and nothing runs yet: the next state will follow soon, and one
-    PATCH can tell both."""
-    if sandbox.deleting or sandbox.state >= status_pb2.SANDBOX_STATE_RUNNING:
+    """The next state will follow soon, and one PATCH can tell both: nothing has gone wrong and
+    nothing runs yet, or all that runs is being ended."""
+    if sandbox.deleting:
+        return sandbox.state not in ENDED
+    if sandbox.state >= status_pb2.SANDBOX_STATE_RUNNING:
         return False
     return all(
         status.restart_count == 0

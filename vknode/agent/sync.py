@@ -106,8 +106,9 @@ class PodSync:
         if not obj.deleting:
             record.seen_alive = True
         if obj.metadata.resource_version != record.written:
-            # Others write to a status, too; what is ours is put right.
-            self._writer.mark(obj.uid)
+            # Others write to a status, too; what is ours is put right. Of a deletion the end is
+            # news: where it comes soon, one PATCH tells that and that it was seen.
+            self._writer.mark(obj.uid, PROGRESS_DELAY if obj.deleting else 0.0)
         self._consider(record)
 
     def deleted(self, key: ObjectKey, last: PodObject | None) -> None:
