@@ -8,14 +8,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
+from google.protobuf import any_pb2
+from google.rpc import status_pb2
 
 from tests.pool_contract.fakes import FakeHost, changes, served, snapshot
 from vknode.pool.client import PoolClient, SandboxesUpdate
 from vknode.pool.endpoint import parse_endpoint
-from vknode.pool.errors import NOT_FOUND, RETRYABLE, PoolFailure
+from vknode.pool.errors import NOT_FOUND, REFUSED, RETRYABLE, PoolFailure, from_rpc_error
 from vknode.pool.server import PoolServer
-from vknode.pool.v1 import stream_pb2
+from vknode.pool.v1 import errors_pb2, stream_pb2
 
 
 class Watcher:
@@ -349,3 +353,29 @@ async def test_port_forward_and_half_close(tmp_path: Path) -> None:
         with pytest.raises(PoolFailure, match="refused"):
             await client.port_forward("uid-1", 81)
         await client.close()
+
+
+def _packed(message: errors_pb2.PoolError) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    return packed
+
+
+@pytest.mark.parametrize(
+    "detail",
+    [
+        b"\xff\xff no message",
+        b"",
+        status_pb2.Status(details=[_packed(errors_pb2.PoolError(message="x"))]).SerializeToString(),
+    ],
+)
+def test_a_failure_without_a_readable_detail_counts_by_its_code(detail: bytes) -> None:
+    trailer = grpc.aio.Metadata(("grpc-status-details-bin", detail))
+    for code, kind in (
+        (grpc.StatusCode.INTERNAL, RETRYABLE),
+        (grpc.StatusCode.PERMISSION_DENIED, REFUSED),
+        (grpc.StatusCode.NOT_FOUND, NOT_FOUND),
+    ):
+        error = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailer, "the text")
+        failure = from_rpc_error(error)
+        assert (failure.kind, failure.message) == (kind, "the text")

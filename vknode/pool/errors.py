@@ -11,10 +11,14 @@ from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
+import structlog
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, status_pb2
 from grpc_status import rpc_status
 
 from vknode.pool.v1 import errors_pb2
+
+log = structlog.get_logger()
 
 Kind = errors_pb2.PoolError.Kind
 
@@ -94,24 +98,18 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], failure: PoolFailur
 def from_rpc_error(error: grpc.aio.AioRpcError) -> PoolFailure:
     """The failure that a pool meant, derived from the code where it gave no detail."""
     wrong_state = error.code() == grpc.StatusCode.FAILED_PRECONDITION
-    for key, value in error.trailing_metadata() or ():
-        if key != "grpc-status-details-bin" or not isinstance(value, bytes):
-            continue
-        status = status_pb2.Status.FromString(value)
-        for packed in status.details:
-            detail = errors_pb2.PoolError()
-            if packed.Unpack(detail):
-                return PoolFailure(
-                    detail.kind,
-                    detail.message or status.message,
-                    field=detail.field,
-                    retry_after=(
-                        detail.retry_after.ToNanoseconds() / 1e9
-                        if detail.HasField("retry_after")
-                        else None
-                    ),
-                    wrong_state=wrong_state,
-                )
+    detail = _detail(error)
+    if detail is not None and detail.kind:  # one without says no more than the code
+        retry_after = None
+        if detail.HasField("retry_after"):
+            retry_after = detail.retry_after.ToNanoseconds() / 1e9
+        return PoolFailure(
+            detail.kind,
+            detail.message or error.details() or error.code().name,
+            field=detail.field,
+            retry_after=retry_after,
+            wrong_state=wrong_state,
+        )
     if error.code() == grpc.StatusCode.NOT_FOUND:
         kind = NOT_FOUND
     elif error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED:
@@ -121,3 +119,18 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> PoolFailure:
     else:
         kind = REFUSED
     return PoolFailure(kind, error.details() or error.code().name, wrong_state=wrong_state)
+
+
+def _detail(error: grpc.aio.AioRpcError) -> errors_pb2.PoolError | None:
+    """None also where the bytes are none of a Status: a pool may be anybody's."""
+    for key, value in error.trailing_metadata() or ():
+        if key != "grpc-status-details-bin" or not isinstance(value, bytes):
+            continue
+        try:
+            for packed in status_pb2.Status.FromString(value).details:
+                detail = errors_pb2.PoolError()
+                if packed.Unpack(detail):
+                    return detail
+        except DecodeError:
+            log.warning("pool_error_unreadable", code=error.code().name)
+    return None

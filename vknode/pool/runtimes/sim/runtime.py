@@ -273,7 +273,7 @@ class SimRuntime:
     async def update_sandbox(self, old: spec_pb2.SandboxSpec, new: spec_pb2.SandboxSpec) -> None:
         self._here()
         sandbox = self._sandboxes.get(new.uid)
-        if sandbox is not None:
+        if sandbox is not None and sandbox.spec != new:
             sandbox.spec = new
             if self._journal is not None:
                 self._journal.sandbox(sandbox)
