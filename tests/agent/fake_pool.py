@@ -80,6 +80,10 @@ class FakePool:
     def lose(self, uid: str) -> None:
         """It is gone, and the pool knows nothing of its end."""
         del self.sandboxes[uid]
+        self.tell_all()
+
+    def tell_all(self) -> None:
+        """A snapshot, as after a restart of the pool."""
         self._send(SandboxesUpdate(True, list(self.sandboxes.values())))
 
     def _send(self, update: SandboxesUpdate) -> None:

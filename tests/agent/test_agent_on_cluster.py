@@ -23,6 +23,7 @@ from tests.agent.fake_pool import FakePool
 from tests.conftest import ControlPlaneHandle
 from vknode.agent.app import Agent
 from vknode.agent.config import AgentConfig, DeletionConfig, KubeletConfig, PoolConfig
+from vknode.agent.losses import Losses
 from vknode.agent.orphans import OrphanRule
 from vknode.kube.client import KubeClient
 from vknode.kube.connection import connect
@@ -358,23 +359,15 @@ async def test_a_missing_pull_secret_is_told_and_stops_nothing(world: World) -> 
 
 
 async def test_pods_get_the_clusters_dns_where_it_is_configured(world: World) -> None:
-    async def of_the_node() -> list[str]:
-        found = msgspec.json.decode(await world.client.get("/api/v1/namespaces/default/events"))
-        return [
-            event["message"]
-            for event in found["items"]
-            if event["reason"] == "MissingClusterDNS"
-            and event["involvedObject"]["name"] == world.node
-        ]
-
     async with world.agent():
         without = await world.create("without")
         await world.phase("Running", "without")
         assert not world.pool.specs[without].network.HasField("dns")
         async with asyncio.timeout(10):
-            while not await of_the_node():
+            while not await node_events(world, "MissingClusterDNS"):
                 await asyncio.sleep(0.05)
-        assert "kubelet.clusterDNS" in (await of_the_node())[0]
+        (message,) = await node_events(world, "MissingClusterDNS")
+        assert "kubelet.clusterDNS" in message
     dns = KubeletConfig(cluster_dns=("10.96.0.10",), cluster_domain="k8s.example")
     world.config = replace(world.config, kubelet=dns)
     async with world.agent():
@@ -383,7 +376,7 @@ async def test_pods_get_the_clusters_dns_where_it_is_configured(world: World) ->
         sent = world.pool.specs[with_dns].network.dns
         assert list(sent.servers) == ["10.96.0.10"]
         assert f"{world.namespace}.svc.k8s.example" in sent.searches
-        assert len(await of_the_node()) == 1
+        assert len(await node_events(world, "MissingClusterDNS")) == 1
 
 
 async def test_changed_labels_reach_the_pool(world: World) -> None:
@@ -473,6 +466,50 @@ async def test_a_sandbox_that_the_pool_lost_fails_its_pod(world: World) -> None:
         pod = await world.phase("Failed")
         assert pod["status"]["reason"] == "SandboxLost"
         assert world.pool.creates == [uid]
+
+
+async def test_a_pool_that_seems_to_have_lost_all_is_doubted_for_a_while(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vknode.agent.app.Losses", partial(Losses, settle=0.2, doubt=3.0))
+    world.config = replace(world.config, deletion=DeletionConfig(0.3, 1))
+    async with world.agent() as agent:
+        uids = []
+        for name in ("a", "b", "c"):
+            uids.append(await world.create(name))
+            await world.phase("Running", name)
+        # The pool was started on an empty folder, and then on the right one.
+        there = dict(world.pool.sandboxes)
+        world.pool.sandboxes.clear()
+        world.pool.tell_all()
+        async with asyncio.timeout(10):
+            while not await node_events(world, "SandboxLossDoubted"):
+                await asyncio.sleep(0.05)
+        world.pool.sandboxes.update(there)
+        world.pool.tell_all()
+        await world.until(lambda: all(agent.records[uid].memory.gone is False for uid in uids))
+        await asyncio.sleep(3.2)
+        for name in ("a", "b", "c"):
+            pod = await world.get(name)
+            assert pod is not None
+            assert pod["status"]["phase"] == "Running"
+        assert not world.pool.deletes
+        # This time they stay away: after the doubt the Pods are told as lost.
+        world.pool.sandboxes.clear()
+        world.pool.tell_all()
+        for name in ("a", "b", "c"):
+            pod = await world.phase("Failed", name)
+            assert pod["status"]["reason"] == "SandboxLost"
+
+
+async def node_events(world: World, reason: str) -> list[str]:
+    """Messages of our node's events with this reason."""
+    found = msgspec.json.decode(await world.client.get("/api/v1/namespaces/default/events"))
+    return [
+        event["message"]
+        for event in found["items"]
+        if event["reason"] == reason and event["involvedObject"]["name"] == world.node
+    ]
 
 
 async def test_orphans_are_collected_after_two_looks_and_a_question(

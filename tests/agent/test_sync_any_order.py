@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tests.agent.fake_pool import FakePool
 from tests.agent.pods import pod_json
 from vknode.agent.event_correlator import ObjectRef
+from vknode.agent.losses import Losses
 from vknode.agent.metrics import AgentMetrics
 from vknode.agent.pod_record import Placement, PodRecord
 from vknode.agent.pod_report import PodReport
@@ -193,6 +194,7 @@ class AgentInMemory:
             writer=self.writer,
             metrics=metrics,
             owner="us",
+            losses=Losses(lambda total: total, settle=0.0),
             workers=3,
         )
         link.serve(self.sync)

@@ -33,6 +33,7 @@ from vknode.agent.config import AgentConfig, PoolConfig
 from vknode.agent.events import EventRecorder
 from vknode.agent.leases import LeaseKeeper
 from vknode.agent.links import Link
+from vknode.agent.losses import Losses
 from vknode.agent.metrics import AgentMetrics, MetricsServer
 from vknode.agent.node_objects import NodeSettings
 from vknode.agent.nodes import NodeController
@@ -175,6 +176,7 @@ class Agent:
             metrics=self.metrics,
             owner=self.owner,
         )
+        orphan_rule = OrphanRule(config.deletion.brake_share, config.deletion.brake_minimum)
         sync = PodSync(
             store=self.store,
             records=self.records,
@@ -184,9 +186,10 @@ class Agent:
             writer=writer,
             metrics=self.metrics,
             owner=self.owner,
+            losses=Losses(orphan_rule.allowed),
         )
         orphans = OrphanCollector(
-            OrphanRule(config.deletion.brake_share, config.deletion.brake_minimum),
+            orphan_rule,
             AgentOrphans(
                 client=client,
                 store=self.store,
@@ -200,6 +203,8 @@ class Agent:
             ),
         )
         sync.on_suspicion(orphans.look_soon)
+        # All bound Pods of the cluster, also for an agent of few nodes: its nodes come and go with
+        # the pools' cells, and a watch by spec.nodeName would be one a node, begun anew each time.
         pod_watch = self._reflector(
             "/api/v1/pods", decode_pod, sync, field_selector="spec.nodeName!="
         )

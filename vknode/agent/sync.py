@@ -8,6 +8,8 @@ in the same turn. A fixed number of workers a pool takes UIDs and carries out on
 another (`pod_steps.py`) until there is none. So a Pod at rest has no task and no timer, one UID
 is never worked on twice at the same time, and a pool that hangs holds up nobody else's Pods.
 
+A sandbox that is lost waits before that is told (`losses.py`).
+
 What fails is tried again with a back-off of the record's own (`retry_at`). News meanwhile does
 not break it; only a pool that is back does.
 """
@@ -23,7 +25,9 @@ from typing import NoReturn
 import structlog
 
 from vknode.agent.event_correlator import ObjectRef
+from vknode.agent.events import WARNING, node_ref
 from vknode.agent.links import Link
+from vknode.agent.losses import DOUBT, Losses
 from vknode.agent.metrics import AgentMetrics
 from vknode.agent.pod_record import ENDED, Placement, PodRecord, is_plain_progress
 from vknode.agent.pod_steps import PROGRESS_DELAY, PodSteps
@@ -55,6 +59,7 @@ class PodSync:
         writer: StatusWriter,
         metrics: AgentMetrics,
         owner: str,
+        losses: Losses,
         workers: int = WORKERS_PER_POOL,
     ) -> None:
         """`place` tells what is behind a node's name, None unless it is registered and ours."""
@@ -65,6 +70,9 @@ class PodSync:
         self._writer = writer
         self._metrics = metrics
         self._owner = owner
+        self._losses = losses
+        # Nodes that were told of doubted losses, by pool.
+        self._doubts_told: dict[str, set[str]] = {}
         self._suspicion: Callable[[], None] = lambda: None
         self._workers = workers
         self._loop = asyncio.get_running_loop()
@@ -270,6 +278,7 @@ class PodSync:
     def _consider(self, record: PodRecord) -> None:
         """Queues the Pod if there is something to do."""
         action = self._decide(record)
+        self._note_loss(action, record)
         if action is Action.NOTHING:
             return
         self._queues[record.link.name].add_after(record.uid, self._delay(action, record))
@@ -277,7 +286,44 @@ class PodSync:
     def _delay(self, action: Action, record: PodRecord) -> float:
         if action in (Action.CREATE, Action.UPDATE):
             return max(0.0, record.retry_at - self._loop.time())
+        if action is Action.LOST:
+            link = record.link
+            living = len(link.sandboxes)
+            return self._losses.wait(link.name, record.uid, living, self._loop.time())
         return 0.0
+
+    def _note_loss(self, action: Action, record: PodRecord) -> None:
+        pool = record.link.name
+        if action is Action.LOST:
+            self._losses.note(pool, record.uid, self._loop.time())
+            return
+        self._losses.forget(pool, record.uid)
+        if not self._losses.count(pool):
+            self._doubts_told.pop(pool, None)
+
+    def _tell_doubt(self, record: PodRecord) -> None:
+        """Many sandboxes of a pool are missing at once: said once for each node."""
+        pool, living = record.link.name, len(record.link.sandboxes)
+        if not self._losses.is_doubted(pool, living):
+            return
+        told = self._doubts_told.setdefault(pool, set())
+        if not told:
+            lost = self._losses.count(pool)
+            log.error(
+                "sandbox_loss_doubted", pool=pool, lost=lost, living=living, for_seconds=DOUBT
+            )
+        place = self._place(record.node)
+        if place is None or place.node in told:
+            return
+        told.add(place.node)
+        self._steps.events.event(
+            node_ref(place.node, place.node_uid),
+            place.node,
+            WARNING,
+            "SandboxLossDoubted",
+            f"pool {pool} no longer has many of its sandboxes; "
+            f"unless they are back within {DOUBT:g} s, their Pods fail",
+        )
 
     async def _serve(self, queue: WorkQueue[str]) -> NoReturn:
         while True:
@@ -296,10 +342,13 @@ class PodSync:
             if record is None:
                 return
             action = self._decide(record)
+            self._note_loss(action, record)
             if action is Action.NOTHING:
                 return
             delay = self._delay(action, record)
             if delay > 0:
+                if action is Action.LOST:
+                    self._tell_doubt(record)
                 queue.add_after(uid, delay)
                 return
             self._metrics.syncs.labels(action.value).inc()
@@ -313,6 +362,7 @@ class PodSync:
         queue.add(uid)
 
     def _release(self, record: PodRecord) -> None:
+        self._losses.forget(record.link.name, record.uid)
         self._records.pop(record.uid, None)
         self._store.settle(record.uid)
         self._writer.forget(record.uid)
