@@ -98,6 +98,15 @@ def test_metrics_can_be_switched_off(tmp_path: Path) -> None:
     assert load_config(write(tmp_path, metrics={"listen": ""})).metrics_listen == ""
 
 
+def test_who_may_use_the_kubelet_api_is_said(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("x")
+    (problem,) = problems(tmp_path, kubelet={"clientCA": "ca.pem"})
+    assert "kubelet.allowedClientNames: is missing" in problem
+    assert "kube-apiserver-kubelet-client" in problem
+    anybody = {"clientCA": "ca.pem", "allowedClientNames": ["*"]}
+    assert load_config(write(tmp_path, kubelet=anybody)).kubelet.allowed_client_names == ()
+
+
 def pool(**keys: Any) -> list[dict[str, Any]]:
     return [{**POOL, **keys}]
 

@@ -22,6 +22,7 @@ UNIX_PREFIX = "unix:"
 # sockaddr_un has 108 bytes, the last one 0.
 MAX_UNIX_PATH = 107
 MAX_DNS_SERVERS = 3
+ANYBODY = "*"
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class Taint:
 
 @dataclass(frozen=True)
 class KubeletConfig:
-    """The kubelet API's listener (port 0: the kernel chooses), and the DNS of Pods, under the
+    """The kubelet API's listener (port 0: the kernel chooses; no `allowed_client_names`: anybody
+    with a certificate of `client_ca`), and the DNS of Pods, under the
     names of a kubelet's own configuration. Without `cluster_dns` Pods use their cell's resolver.
     """
 
@@ -272,18 +274,28 @@ def _taint(reader: Reader) -> Taint:
 
 def _kubelet(reader: Reader) -> KubeletConfig:
     address = reader.text("address", "127.0.0.1", check=_is_address, expected="an IP address")
+    client_names = reader.texts("allowedClientNames")
     kubelet = KubeletConfig(
         address=address,
         port=reader.integer("port", 10250, 0, 65535),
         serving_cert=reader.path_to("servingCert", "the server's certificate (PEM)"),
         serving_key=reader.path_to("servingKey", "the server's key (PEM)"),
         client_ca=reader.path_to("clientCA", "the CA of the API server's client certificate"),
-        allowed_client_names=reader.texts("allowedClientNames"),
+        allowed_client_names=() if client_names == (ANYBODY,) else client_names,
         cluster_dns=reader.texts("clusterDNS"),
         cluster_domain=reader.text(
             "clusterDomain", "cluster.local", check=names.is_dns_name, expected="a DNS name"
         ),
     )
+    # This CA often signs users' certificates too, and nobody asks here what those may do.
+    if kubelet.client_ca is not None and not client_names:
+        reader.problem(
+            "allowedClientNames",
+            "is missing, so that everybody with a certificate of clientCA could run commands "
+            "in every Pod",
+            "name the one in the API server's --kubelet-client-certificate, mostly "
+            f"kube-apiserver-kubelet-client, or [{ANYBODY!r}]",
+        )
     for index, server in enumerate(kubelet.cluster_dns):
         if not _is_address(server):
             where = f"clusterDNS[{index}]"
