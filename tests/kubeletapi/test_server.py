@@ -108,3 +108,22 @@ async def test_renewed_certificates_are_used_by_later_connections(
     served.api.reload_certificates()
     after = await asyncio.to_thread(ssl.get_server_certificate, address)
     assert before != after
+
+
+async def test_files_that_are_renewed_under_a_running_server_are_taken(
+    tmp_path: Path, authority: Authority
+) -> None:
+    settings = make_settings(authority, certificate_check_interval=0.05)
+    api = KubeletApi(LocalBackend(tmp_path), settings)
+    address = ("127.0.0.1", await api.start())
+    try:
+        before = await asyncio.to_thread(ssl.get_server_certificate, address)
+        settings.serving_cert.write_text("half of a certificate")
+        await asyncio.sleep(0.12)
+        assert await asyncio.to_thread(ssl.get_server_certificate, address) == before
+        make_settings(authority)  # issues a new one into the same files
+        async with asyncio.timeout(10):
+            while await asyncio.to_thread(ssl.get_server_certificate, address) == before:
+                await asyncio.sleep(0.02)
+    finally:
+        await api.stop()

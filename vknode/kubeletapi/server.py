@@ -18,7 +18,7 @@ from vknode.kubeletapi.pods import Pods
 from vknode.kubeletapi.remote_session import SessionLimits
 from vknode.kubeletapi.responses import plain_error
 from vknode.kubeletapi.settings import KubeletApiError, KubeletApiSettings, make_tls_context
-from vknode.kubeletapi.streams import Streams
+from vknode.kubeletapi.streams import Streams, cancel_and_wait
 
 _log = structlog.get_logger()
 
@@ -44,6 +44,7 @@ class KubeletApi:
         self._connections: weakref.WeakSet[asyncio.BaseTransport] = weakref.WeakSet()
         self._runner: web.AppRunner | None = None
         self._tls: ssl.SSLContext | None = None
+        self._renewing: asyncio.Task[None] | None = None
 
     @property
     def running_streams(self) -> int:
@@ -70,15 +71,46 @@ class KubeletApi:
             await runner.cleanup()
             raise
         self._runner = runner
+        self._renewing = asyncio.create_task(self._renew())
         port: int = listener.getsockname()[1]
         _log.info("kubelet_api_listening", address=settings.address, port=port)
         return port
 
+    async def _renew(self) -> None:
+        """Certificates are renewed under a running process: by cert-manager, or as a Secret."""
+        files = self._fingerprint()
+        while True:
+            await asyncio.sleep(self._settings.certificate_check_interval)
+            found = self._fingerprint()
+            if found == files:
+                continue
+            try:
+                self.reload_certificates()
+            except (KubeletApiError, OSError) as error:
+                # Half-written perhaps: the next look sees it whole.
+                _log.warning("kubelet_api_certificates_unusable", error=str(error))
+            else:
+                files = found
+                _log.info("kubelet_api_certificates_reloaded")
+
+    def _fingerprint(self) -> tuple[tuple[int, int] | None, ...]:
+        """Changes when one of the files does."""
+        found: list[tuple[int, int] | None] = []
+        settings = self._settings
+        for path in (settings.serving_cert, settings.serving_key, settings.client_ca):
+            try:
+                status = path.stat()
+            except OSError:
+                found.append(None)
+            else:
+                found.append((status.st_mtime_ns, status.st_ino))
+        return tuple(found)
+
     def reload_certificates(self) -> None:
         """Uses the serving certificate and client CA that are in the files now.
 
-        Only connections made later see them. Raises `KubeletApiError` and changes nothing if
-        the files are wrong.
+        Only connections made later see them; a CA that was trusted stays so. Raises
+        `KubeletApiError` and changes nothing if the files are wrong.
         """
         if self._tls is None:
             return
@@ -91,6 +123,8 @@ class KubeletApi:
         if self._runner is None:
             return
         runner, self._runner = self._runner, None
+        if self._renewing is not None:
+            await cancel_and_wait(self._renewing)
         self._streams.stop()
         server = runner.server
         for handler in server.connections if server is not None else ():

@@ -19,6 +19,7 @@ class KubeletApiSettings:
     max_message_bytes:         largest WebSocket message taken (a kubelet takes 32 MiB)
     max_streams:               exec sessions and logs at one time; more get 429
     ping_interval:             seconds between pings to the clients of open sessions
+    certificate_check_interval: seconds between looks at the three files for changes
     stop_timeout:              seconds for running streams to say good-bye in `stop`
     """
 
@@ -31,6 +32,7 @@ class KubeletApiSettings:
     max_message_bytes: int = 32 * 1024 * 1024
     max_streams: int = 1024
     ping_interval: float = 30.0
+    certificate_check_interval: float = 60.0
     stop_timeout: float = 5.0
 
 
