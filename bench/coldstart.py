@@ -18,6 +18,7 @@ import json
 import statistics
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,18 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-async def fetch_timings(url: str) -> dict[str, dict[str, Any]]:
-    """The agent's own timing of its last starts, by Pod name."""
-    async with aiohttp.ClientSession() as session, session.get(url) as response:
-        response.raise_for_status()
-        return {entry["name"]: entry for entry in await response.json()}
+async def fetch_timings(url: str, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The agent's own timing of these starts, by Pod name. The watcher may see a Pod
+    Running before the agent has the answer to its write: that moment is waited for.
+    Raises TimeoutError after 5 s."""
+    async with aiohttp.ClientSession() as session, asyncio.timeout(5):
+        while True:
+            async with session.get(url) as response:
+                response.raise_for_status()
+                found = {entry["name"]: entry for entry in await response.json()}
+            if all(found.get(name, {}).get("status_written") for name in names):
+                return found
+            await asyncio.sleep(0.05)
 
 
 async def measure(rounds: int, serial: int) -> Figures:
@@ -100,7 +108,7 @@ async def one_round(
         name = f"serial-{number}-{i}"
         starts[name] = await watcher.start(name)
     figures.serial += [1000 * s.seconds for s in starts.values()]
-    timings = await fetch_timings(agent + "/debug/timings")
+    timings = await fetch_timings(agent + "/debug/timings", starts)
     for name, sight in starts.items():
         for phase, at in phases_of(timings[name], sight).items():
             figures.phases[phase].append(at)
