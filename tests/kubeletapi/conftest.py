@@ -1,7 +1,8 @@
 """A running kubelet API over local processes, and clients with certificates of a CA."""
 
+import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,11 @@ import pytest
 from tests.kubeletapi.local_backend import LocalBackend
 from vknode.devcluster.pki import Authority, KeyPair
 from vknode.kubeletapi import KubeletApi, KubeletApiSettings
+
+try:
+    import uvloop
+except ImportError:  # it is an extra
+    uvloop = None  # type: ignore[assignment]  # told apart below
 
 API_SERVER = "kube-apiserver-kubelet-client"
 
@@ -49,6 +55,27 @@ def make_settings(authority: Authority, **changes: object) -> KubeletApiSettings
         **changes,
     }
     return KubeletApiSettings(**values)  # type: ignore[arg-type]  # a test's keywords
+
+
+# Here the test's own child processes or its client need asyncio's loop: uvloop starts none with
+# a controlling terminal, refuses what is written to a child that has ended, and keeps a
+# connection open until what waits to be sent has left.
+ON_ASYNCIO_ALONE = {
+    "test_a_terminal",
+    "test_a_terminal_with_resize",
+    "test_input_after_the_commands_end_is_dropped",
+    "test_a_command_that_does_not_read_stops_the_client",
+}
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Both loops that a program may run on: their TLS transports differ."""
+    loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
+    if uvloop is not None and getattr(item, "originalname", item.name) not in ON_ASYNCIO_ALONE:
+        loops["uvloop"] = uvloop.new_event_loop
+    return loops
 
 
 @pytest.fixture

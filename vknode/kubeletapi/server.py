@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import socket
 import ssl
-import weakref
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -31,7 +30,6 @@ class KubeletApi:
         self._streams = Streams(settings.max_streams)
         self._app = web.Application(
             middlewares=[
-                self._note_connection,
                 _plain_errors,
                 require_client(frozenset(settings.allowed_client_names)),
             ]
@@ -41,7 +39,6 @@ class KubeletApi:
         limits = SessionLimits(settings.max_message_bytes, settings.ping_interval)
         Exec(backend, self._streams, limits).add_routes(router)
         Pods(backend).add_routes(router)
-        self._connections: weakref.WeakSet[asyncio.BaseTransport] = weakref.WeakSet()
         self._runner: web.AppRunner | None = None
         self._tls: ssl.SSLContext | None = None
         self._renewing: asyncio.Task[None] | None = None
@@ -127,25 +124,13 @@ class KubeletApi:
             await cancel_and_wait(self._renewing)
         self._streams.stop()
         server = runner.server
-        for handler in server.connections if server is not None else ():
-            if handler.transport is not None:
-                self._connections.add(handler.transport)
+        # aiohttp keeps each connection here until it is lost, and forgets all in its cleanup.
+        connections = list(server._connections.values()) if server is not None else []
         await runner.cleanup()
         # What still waits for its client's answer to TLS' good-bye has nothing more to send.
-        for transport in list(self._connections):
-            if isinstance(transport, asyncio.WriteTransport):
-                transport.abort()
+        for transport in connections:
+            transport.abort()
         await asyncio.sleep(0)  # the sockets are closed in the loop's next round
-
-    @web.middleware
-    async def _note_connection(
-        self,
-        request: web.Request,
-        handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
-    ) -> web.StreamResponse:
-        if request.transport is not None:
-            self._connections.add(request.transport)
-        return await handler(request)
 
 
 def _listen(address: str, port: int) -> socket.socket:
