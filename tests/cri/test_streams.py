@@ -186,3 +186,13 @@ def test_a_stream_without_a_status_is_no_success() -> None:
         exit_code(b'{"status":"Failure","message":"boom"}')
     with pytest.raises(Failure, match="not json"):
         exit_code(b"not json")
+
+
+def test_a_command_that_cannot_start_is_told_in_the_runtimes_words_once() -> None:
+    said = (
+        b'{"status":"Failure","reason":"InternalError","message":"Internal error occurred: '
+        b'error executing command in container: failed to exec: no such file"}'
+    )
+    with pytest.raises(Failure) as told:
+        exit_code(said)
+    assert told.value.message == "failed to exec: no such file"

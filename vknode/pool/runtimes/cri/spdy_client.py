@@ -146,6 +146,9 @@ def exit_code(status: bytes) -> int:
                 if cause.get("reason") == "ExitCode":
                     return int(cause["message"])
         message = str(said.get("message") or said.get("reason") or "unknown failure")
+        # The kubelet API says these words itself.
+        message = message.removeprefix("Internal error occurred: ")
+        message = message.removeprefix("error executing command in container: ")
     except (ValueError, KeyError, TypeError, AttributeError):
         message = status.decode(errors="replace")
     raise Failure("StreamFailed", message)
