@@ -26,6 +26,7 @@ import aiohttp
 
 from bench.figures import BURSTS, PHASES, RAW_CALLS, RAW_WIDTHS, Figures
 from bench.plot import plot
+from bench.quiet import quiet
 from bench.raw_cri import RawCri
 from bench.watcher import Sight, Watcher
 from vknode.devcluster.cluster import DevCluster
@@ -114,14 +115,17 @@ async def one_round(
             figures.phases[phase].append(at)
     await raw.clear()
     await watcher.clear()
+    await quiet()
     for size in BURSTS:
         rate, times = await watcher.burst([f"burst-{number}-{size}-{i}" for i in range(size)])
         figures.bursts[size].append(rate)
         figures.burst_times[size] += [1000 * t for t in times]
         await watcher.clear()
+        await quiet()
     for width in RAW_WIDTHS:
         figures.raw_bursts[width].append(await raw.burst(max(BURSTS), width))
         await raw.clear()
+        await quiet()
     say(
         f"  serial {statistics.median(figures.serial[-serial:]):.0f} ms, raw "
         f"{statistics.median(figures.raw_serial[-serial:]):.0f} ms; burst of {max(BURSTS)} "
