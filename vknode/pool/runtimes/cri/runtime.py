@@ -54,6 +54,10 @@ _EXIT_WIDTH = 16
 _MAX_QUEUE = 1024
 
 
+# Turns of the event loop until a call made in a task of its own is on the wire.
+_TURNS_TO_LEAVE = 4
+
+
 class CriRuntime:
     """One runtime for all cells of a pool. See `Runtime` for every method's contract."""
 
@@ -222,7 +226,10 @@ class CriRuntime:
         config = self._sandbox_config(spec, attempt)
         running = asyncio.ensure_future(self._sandboxes.run(config, spec.runtime_handler))
         try:
-            await asyncio.sleep(0)  # the request leaves; volumes are made meanwhile
+            # The request leaves first (through a task here and two of grpc's); volumes are
+            # made while the runtime works on it.
+            for _ in range(_TURNS_TO_LEAVE):
+                await asyncio.sleep(0)
             self._volumes.prepare(spec)
         except BaseException:
             with contextlib.suppress(Failure):
