@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import hashlib
-import math
 import random
 import time
 import uuid
@@ -35,9 +33,7 @@ from vknode.pool.runtimes.base import (
     HealthChanged,
     Image,
     LogOptions,
-    ObservedContainer,
     ObservedSandbox,
-    ObservedState,
     RunningSandbox,
     RuntimeAway,
     RuntimeEvent,
@@ -46,19 +42,19 @@ from vknode.pool.runtimes.base import (
 )
 from vknode.pool.runtimes.sim import images, logs
 from vknode.pool.runtimes.sim.behaviour import (
-    PREFIX,
     Behaviour,
     BehaviourError,
-    annotation_words,
     behaviour_of,
     check_behaviour,
 )
 from vknode.pool.runtimes.sim.config import SimConfig, zone_subnet
 from vknode.pool.runtimes.sim.journal import Journal
+from vknode.pool.runtimes.sim.measures import observed, usage
 from vknode.pool.runtimes.sim.model import Addresses, SimContainer, SimSandbox
 from vknode.pool.runtimes.sim.reading import follow_lines, read_log
 from vknode.pool.runtimes.sim.shell import Program, World, command, find_trap
 from vknode.pool.runtimes.sim.streams import SimAttach, SimConnection, SimExec
+from vknode.pool.runtimes.sim.support import problems
 from vknode.pool.v1 import cell_pb2, spec_pb2, stats_pb2, stream_pb2
 
 log = structlog.get_logger()
@@ -166,56 +162,11 @@ class SimRuntime:
     # --- sandboxes --------------------------------------------------------------
 
     def problems(self, spec: spec_pb2.SandboxSpec) -> list[FieldProblem]:
-        names = [""] + [
-            container.name
-            for group in (spec.init_containers, spec.containers, spec.ephemeral_containers)
-            for container in group
-        ]
-        found: dict[str, FieldProblem] = {}
-        network = spec.network.name
-        if network and network not in self._config.networks:
-            message = f"the simulation has no network {network!r}"
-            found["network.name"] = FieldProblem("network.name", message)
-        for key in spec.annotations:
-            if key.startswith(PREFIX):
-                _, dot, target = key[len(PREFIX) :].partition(".")
-                if dot and target not in names:
-                    path = f'annotations["{key}"]'
-                    found[path] = FieldProblem(path, f"no container is named {target!r}")
-        for name in names:
-            try:
-                check_behaviour(annotation_words(spec, name))
-            except BehaviourError as error:
-                key = f"{PREFIX}{error.key}"
-                if f"{key}.{name}" in spec.annotations:
-                    key = f"{key}.{name}"
-                path = f'annotations["{key}"]'
-                found[path] = FieldProblem(path, str(error))
-        return list(found.values())
+        return problems(spec, self._config.networks)
 
     async def inventory(self) -> list[ObservedSandbox]:
         self._here()
-        return [
-            ObservedSandbox(
-                uid=uid,
-                id=sandbox.id,
-                attempt=sandbox.attempt,
-                ready=sandbox.ready,
-                ips=sandbox.ips,
-                created_at=sandbox.created_at,
-                containers=tuple(
-                    ObservedContainer(
-                        ref=container.ref,
-                        state=ObservedState.EXITED if container.exit else ObservedState.RUNNING,
-                        image=container.image,
-                        started_at=container.started_at,
-                        exit=container.exit,
-                    )
-                    for container in sandbox.containers
-                ),
-            )
-            for uid, sandbox in self._sandboxes.items()
-        ]
+        return [observed(sandbox) for sandbox in self._sandboxes.values()]
 
     async def ensure_image(
         self,
@@ -590,7 +541,7 @@ class SimRuntime:
     async def stats(self, uids: Sequence[str]) -> list[stats_pb2.SandboxStats]:
         self._here()
         wanted = uids or list(self._sandboxes)
-        return [_stats(self._sandboxes[uid]) for uid in wanted if uid in self._sandboxes]
+        return [usage(self._sandboxes[uid]) for uid in wanted if uid in self._sandboxes]
 
     # --- after a restart --------------------------------------------------------
 
@@ -626,37 +577,3 @@ def _user(
 ) -> tuple[int, int, tuple[int, ...]]:
     group = container.security.run_as_group
     return container.security.run_as_user, group, (group, *spec.security.supplemental_groups)
-
-
-def _stats(sandbox: SimSandbox) -> stats_pb2.SandboxStats:
-    now = time.time_ns()
-    stats = stats_pb2.SandboxStats(
-        uid=sandbox.spec.uid,
-        namespace=sandbox.spec.namespace,
-        name=sandbox.spec.name,
-        cell=sandbox.spec.cell,
-    )
-    total_cpu = total_memory = 0
-    for container in sandbox.containers:
-        if container.exit is not None:
-            continue
-        # Steady and different for each container: 1 to 33 thousandths of a core,
-        # 4 to 36 MiB.
-        draw = hashlib.blake2b(container.ref.id.encode(), digest_size=2).digest()
-        share, megabytes = 0.001 + draw[0] / 8000, 4 + draw[1] // 8
-        elapsed = now - container.started_at
-        entry = stats.containers.add(name=container.ref.name)
-        entry.started_at.FromNanoseconds(container.started_at)
-        entry.usage.at.FromNanoseconds(now)
-        entry.usage.cpu_nanoseconds = math.floor(elapsed * share)
-        entry.usage.memory_working_set_bytes = megabytes << 20
-        entry.usage.memory_usage_bytes = (megabytes + 2) << 20
-        entry.usage.memory_rss_bytes = (megabytes - 1) << 20
-        entry.usage.processes = 1
-        entry.root_filesystem_bytes = 4096
-        total_cpu += entry.usage.cpu_nanoseconds
-        total_memory += entry.usage.memory_working_set_bytes
-    stats.usage.at.FromNanoseconds(now)
-    stats.usage.cpu_nanoseconds = total_cpu
-    stats.usage.memory_working_set_bytes = total_memory
-    return stats
