@@ -12,7 +12,7 @@ import structlog
 
 from vknode.agent.config import ConfigError, load_config
 from vknode.compose.process import AgentFailed, ExitCode, run_agent
-from vknode.loop import run_async
+from vknode.loop import LoopUnavailable, run_async
 
 
 @click.command(name="agent")
@@ -46,6 +46,9 @@ def command(file: Path, check: bool) -> None:
         for line in str(failure).splitlines():
             click.echo(f"Error: {line}", err=True)
         sys.exit(failure.code)
+    except LoopUnavailable as problem:
+        click.echo(f"Error: {problem}", err=True)
+        sys.exit(ExitCode.CONFIG)
 
 
 def configure_logging(log_format: str) -> None:

@@ -28,7 +28,7 @@ import click
 import structlog
 
 from vknode import __version__
-from vknode.loop import run_async
+from vknode.loop import LoopUnavailable, run_async
 from vknode.pool.endpoint import Endpoint, EndpointError, TlsFiles
 from vknode.pool.runtimes.base import Failure, Runtime
 
@@ -71,7 +71,7 @@ def run(settings: PoolSettings) -> int:
     try:
         with _locked(settings.state_dir):
             run_async(_serve(settings))
-    except SettingsError as error:
+    except (SettingsError, LoopUnavailable) as error:
         click.echo(f"Error: {error}", err=True)
         return WRONG
     except EndpointError as error:
