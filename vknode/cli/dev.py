@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -186,6 +187,9 @@ def _what_next(cluster: DevCluster, seconds: float) -> str:
     if on_path is None or Path(on_path).resolve() != cluster.kubectl.program.resolve():
         # Whatever is on PATH may be releases away from this API server.
         kubectl = str(cluster.kubectl.program)
+    vknode = "vknode"
+    if shutil.which(vknode) is None:
+        vknode = str(Path(sys.executable).parent / vknode)
     example = manifests_folder() / "examples" / "web.yaml"
     shown = os.path.relpath(example) if example.is_relative_to(Path.cwd()) else str(example)
     flag = state_flag(cluster.state)
@@ -200,6 +204,6 @@ Ready in {seconds:.1f} s: {nodes} nodes in {zones} zones, runtime {cluster.runti
   {kubectl} get nodes -L topology.kubernetes.io/zone
   {kubectl} apply -f {shown}
   {kubectl} get pods -o wide -w
-  vknode dev fault zone {last} --for 60s{flag}    # in another terminal: watch it heal
+  {vknode} dev fault zone {last} --for 60s{flag}    # in another terminal: watch it heal
 
-Logs are in {cluster.state.logs}. Ctrl-C, or `vknode dev stop{flag}`, ends it.{proxy}"""
+Logs are in {cluster.state.logs}. Ctrl-C, or `{vknode} dev stop{flag}`, ends it.{proxy}"""
