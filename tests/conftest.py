@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -20,6 +21,11 @@ from vknode.devcluster.kubectl import Kubectl
 from vknode.devcluster.pki import KeyPair
 from vknode.devcluster.programs.catalog import CONTROL_PLANE, ProgramsMissing
 from vknode.devcluster.programs.provide import require
+
+# A shell without job control starts its background jobs with SIGINT ignored, and children would
+# inherit that: Ctrl-C in a test's terminal would then do nothing.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: Fixtures of whole clusters, shared by every folder.
 __all__ = ["cri", "kube", "sim", "sim_kube"]
