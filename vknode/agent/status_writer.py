@@ -89,7 +89,7 @@ class StatusWriter:
         source: StatusSource,
         *,
         slots: int = SLOTS,
-        make_backoff: Callable[[], Backoff] = lambda: Backoff(base=0.2, maximum=10.0),
+        make_backoff: Callable[[], Backoff] = lambda: Backoff(base=0.2, maximum=5.0),
     ) -> None:
         self._client = client
         self._source = source
