@@ -49,23 +49,26 @@ def containerd(programs: dict[str, Path]) -> Iterator[Containerd]:
     folder = Path(tempfile.mkdtemp(prefix="vkn-"))
     thread = ClusterThread()
     identity = os.urandom(3).hex()
-    with network.reserving():
-        block = network.choose_block(network.current_routes(programs["ip"]))
-        net = network.plan(identity, ["z"], block)["z"]
-        network.make_bridge(programs["ip"], net)
-    zone = Zone(
-        "z",
-        folder / "z",
-        logs=folder,
-        options=PoolOptions(runtime="cri"),
-        programs=programs,
-        network=net,
-    )
-    zone.folder.mkdir()
     mark = f"vknode-test-{identity}"
-    network.open_firewall(programs["iptables"], block, mark)
-    record = RunRecord(boot_id(), Process("test", os.getpid(), 0), [], [zone.record], mark)
+    record = RunRecord(boot_id(), Process("test", os.getpid(), 0), [], [], mark)
+    zone: Zone | None = None
+    # Everything outside the folder is on record before it is made, and made inside the `try`.
     try:
+        with network.reserving():
+            block = network.choose_block(network.current_routes(programs["ip"]))
+            net = network.plan(identity, ["z"], block)["z"]
+            zone = Zone(
+                "z",
+                folder / "z",
+                logs=folder,
+                options=PoolOptions(runtime="cri"),
+                programs=programs,
+                network=net,
+            )
+            zone.folder.mkdir()
+            record.zones.append(zone.record)
+            network.make_bridge(programs["ip"], net)
+        network.open_firewall(programs["iptables"], block, mark)
         images = thread.run(
             prepare_images(programs["busybox"], cache_root(os.environ).parent / "images")
         )
@@ -73,7 +76,7 @@ def containerd(programs: dict[str, Path]) -> Iterator[Containerd]:
         made.start()
         yield made
     finally:
-        if zone.containerd is not None:
+        if zone is not None and zone.containerd is not None:
             thread.run(zone.containerd.kill())
         left = sweep(record, programs)
         thread.close()
