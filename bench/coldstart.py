@@ -115,12 +115,14 @@ async def one_round(
             figures.phases[phase].append(at)
     await raw.clear()
     await watcher.clear()
+    await raw.until_empty()
     await quiet()
     for size in BURSTS:
         rate, times = await watcher.burst([f"burst-{number}-{size}-{i}" for i in range(size)])
         figures.bursts[size].append(rate)
         figures.burst_times[size] += [1000 * t for t in times]
         await watcher.clear()
+        await raw.until_empty()
         await quiet()
     for width in RAW_WIDTHS:
         figures.raw_bursts[width].append(await raw.burst(max(BURSTS), width))

@@ -20,6 +20,9 @@ from vknode.devcluster.cluster import DevCluster
 
 T = TypeVar("T")
 
+#: Seconds for a cancelled step of a cluster to undo what it has done.
+CLEARING_WITHIN = 60.0
+
 
 class ClusterThread:
     """A DevCluster on its own loop; `run` calls into it from any test, blocking."""
@@ -30,8 +33,25 @@ class ClusterThread:
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T], timeout: float = 180.0) -> T:
-        """Run a coroutine on the cluster's loop and wait for it."""
-        return self.submit(work).result(timeout)
+        """Run a coroutine on the cluster's loop and wait for it.
+
+        Ctrl-C or the timeout cancels it, and is raised when it has cleared up: what comes next
+        must not meet a cluster that is still being started."""
+        ended = threading.Event()
+
+        async def tracked() -> T:
+            try:
+                return await work
+            finally:
+                ended.set()
+
+        future = self.submit(tracked())
+        try:
+            return future.result(timeout)
+        except BaseException:
+            if future.cancel():
+                ended.wait(CLEARING_WITHIN)
+            raise
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Run a coroutine on the cluster's loop; the caller waits when it likes."""

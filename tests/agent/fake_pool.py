@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 from vknode.agent.links import Link
-from vknode.pool.client import CellsUpdate, SandboxesUpdate
+from vknode.pool.client import CellsUpdate, Deletion, SandboxesUpdate, WatchState
+from vknode.pool.engine.newer import newer
 from vknode.pool.errors import RETRYABLE, PoolFailure
 from vknode.pool.v1 import cell_pb2, spec_pb2, status_pb2
 
@@ -26,11 +27,17 @@ class FakePool:
             for cell in cells
         ]
         self.sandboxes: dict[str, status_pb2.Sandbox] = {}
+        self.ended: dict[str, status_pb2.Sandbox] = {}
         self.specs: dict[str, spec_pb2.SandboxSpec] = {}
         self.creates: list[str] = []
         self.updates: list[spec_pb2.SandboxSpec] = []
         self.deletes: list[tuple[str, float | None]] = []
         self.create_failures: list[PoolFailure] = []
+        self.update_failures: list[PoolFailure] = []
+        # Paths that it cannot change, besides those that no pool changes.
+        self.also_kept: list[str] = []
+        # What of updates was not taken so far.
+        self.kept: set[str] = set()
         self.away = False
         # Seconds from "deleting" to "gone"; None: when told (`end`).
         self.ends_by_itself = True
@@ -65,6 +72,21 @@ class FakePool:
             status.ready = status.started = True
         self.tell(sandbox)
 
+    def waits(self, uid: str, reason: str) -> None:
+        """Its first container cannot start yet."""
+        sandbox = self.sandboxes[uid]
+        sandbox.containers[0].state.waiting.reason = reason
+        self.tell(sandbox)
+
+    def crash(self, uid: str) -> None:
+        """Its first container has ended again and waits for its next start."""
+        sandbox = self.sandboxes[uid]
+        status = sandbox.containers[0]
+        status.restart_count += 1
+        status.state.Clear()
+        status.state.waiting.reason = "CrashLoopBackOff"
+        self.tell(sandbox)
+
     def end(self, uid: str) -> None:
         """A deletion is carried out."""
         sandbox = self.sandboxes.pop(uid)
@@ -75,6 +97,7 @@ class FakePool:
                 status.state.terminated.container_id = status.container_id
                 status.ready = False
         sandbox.state = status_pb2.SANDBOX_STATE_SUCCEEDED
+        self.ended[uid] = sandbox
         self._send(SandboxesUpdate(False, [], [sandbox]))
 
     def lose(self, uid: str) -> None:
@@ -97,6 +120,7 @@ class FakeClient:
         self._up = up
         self.updates: asyncio.Queue[SandboxesUpdate] = asyncio.Queue()
         self.connected = False
+        self.watch_states = {"cells": WatchState(), "sandboxes": WatchState()}
 
     async def cells(self) -> AsyncIterator[CellsUpdate]:
         while self._pool.away:
@@ -157,30 +181,35 @@ class FakeClient:
             asyncio.get_running_loop().call_later(0.02, pool.start, spec.uid)
         return copy, True
 
-    async def update(self, spec: spec_pb2.SandboxSpec) -> status_pb2.Sandbox:
+    async def update(self, spec: spec_pb2.SandboxSpec) -> tuple[status_pb2.Sandbox, list[str]]:
         self._check()
         pool = self._pool
+        if pool.update_failures:
+            raise pool.update_failures.pop(0)
         pool.updates.append(spec)
+        spec, kept = newer(pool.specs[spec.uid], spec)
         pool.specs[spec.uid] = spec
+        pool.kept.update(kept)
         sandbox = pool.sandboxes[spec.uid]
         sandbox.observed_generation = spec.generation
-        if not any(container.config_error for container in spec.containers):
+        held = any(container.config_error for container in spec.containers)
+        if pool.starts_by_itself and not held:
             pool.start(spec.uid)
-        return sandbox
+        return sandbox, [*kept, *pool.also_kept]
 
-    async def delete(self, uid: str, grace: float | None = None, reason: str = "") -> bool:
+    async def delete(self, uid: str, grace: float | None = None, reason: str = "") -> Deletion:
         self._check()
         pool = self._pool
         pool.deletes.append((uid, grace))
         sandbox = pool.sandboxes.get(uid)
         if sandbox is None:
-            return False
+            return Deletion(False, pool.ended.get(uid))
         if not sandbox.deleting:
             sandbox.deleting = True
             pool.tell(sandbox)
             if pool.ends_by_itself:
                 asyncio.get_running_loop().call_later(0.02, pool.end, uid)
-        return True
+        return Deletion(True)
 
     async def close(self) -> None:
         self.connected = False

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import itertools
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -11,6 +13,7 @@ import pytest
 
 from tests.agent.pods import pod_json
 from vknode.agent.references import ROOT_CA, References
+from vknode.agent.tokens import Tokens
 from vknode.kube.errors import ApiError, Forbidden, Unreachable
 from vknode.translate.facts import Missing
 from vknode.translate.needs import needs
@@ -26,12 +29,21 @@ TOKEN_VOLUME = {
 }
 
 
+class Clock:
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        return self.now
+
+
 class Api:
     def __init__(self) -> None:
         self.objects: dict[str, dict[str, Any]] = {}
         self.failures: dict[str, list[Exception]] = {}
         self.requests: list[tuple[str, str, str | None]] = []
         self.bodies: list[dict[str, Any]] = []
+        self.tokens: Iterator[str] = itertools.repeat("t0ken")
         self.together = 0
         self.running = 0
 
@@ -62,7 +74,8 @@ class Api:
         self.requests.append(("POST", path, impersonate))
         self.bodies.append(msgspec.json.decode(body))
         await self._answer(path)
-        return b'{"status":{"token":"t0ken"}}'
+        answer = {"status": {"token": next(self.tokens)}, "spec": {"expirationSeconds": 3607}}
+        return msgspec.json.encode(answer)
 
     async def _answer(self, path: str) -> None:
         self.running += 1
@@ -123,7 +136,63 @@ async def test_a_burst_asks_for_the_root_ca_once_a_node(api: Api) -> None:
     await references.fetch("default", need, "cell-2")
     asked = [node for _, p, node in api.requests if p.endswith(ROOT_CA)]
     assert asked == ["cell-1", "cell-2"]
-    assert sum(method == "POST" for method, _, _ in api.requests) == 7
+
+
+async def test_a_token_is_asked_for_once_and_again_when_it_must_be_renewed(api: Api) -> None:
+    clock = Clock()
+    references = refs(api, tokens=Tokens(clock=clock, rand=lambda: 0.0))
+    need = needs(usual_pod())
+    api.tokens = iter(["first", "second"])
+
+    async def token() -> str | Missing:
+        (found,) = (await references.fetch("default", need, "cell-1")).tokens.values()
+        return found
+
+    assert await token() == "first"
+    clock.now += 0.79 * 3607
+    assert await token() == "first"
+    clock.now += 0.02 * 3607
+    assert await token() == "second"
+    assert sum(method == "POST" for method, _, _ in api.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "failure", [Unreachable("away"), ApiError(404, "NotFound", "no such account")]
+)
+async def test_a_token_that_cannot_be_renewed_is_used_while_it_is_valid(
+    api: Api, failure: ApiError | Unreachable
+) -> None:
+    clock = Clock()
+    references = refs(api, tokens=Tokens(clock=clock, rand=lambda: 0.0))
+    need = needs(usual_pod())
+
+    async def token() -> str | Missing:
+        (found,) = (await references.fetch("default", need, "cell-1")).tokens.values()
+        return found
+
+    assert await token() == "t0ken"
+    api.failures[TOKEN] = [failure] * 20
+    clock.now += 0.9 * 3607
+    assert await token() == "t0ken"
+    assert references.tokens.renewal_in("u1") == pytest.approx(45.0)
+    clock.now += 0.2 * 3607
+    if isinstance(failure, Unreachable):
+        with pytest.raises(Unreachable):
+            await token()
+    else:
+        assert await token() == Missing("no such account")
+
+
+async def test_while_the_root_ca_changes_it_is_not_kept_for_long(api: Api) -> None:
+    now = 0.0
+    references = refs(api, clock=lambda: now)
+    need = needs(usual_pod())
+    await references.fetch("default", need, "cell-1")
+    references.distrust_root_ca(100.0)
+    for seconds in (1.0, 2.0, 20.0):
+        now = seconds
+        await references.fetch("default", need, "cell-1")
+    assert sum(p.endswith(ROOT_CA) for _, p, _ in api.requests) == 3
 
 
 async def test_what_is_kept_expires(api: Api) -> None:

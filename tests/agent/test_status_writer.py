@@ -243,3 +243,28 @@ async def test_one_pod_that_cannot_be_rendered_does_not_stop_the_others(
     writer.mark("good")
     await writer.settled("good")
     assert server.patches == [("/pods/good", b"1")]
+
+
+async def test_what_became_of_each_request_is_counted_and_timed(
+    server: Server, statuses: Statuses
+) -> None:
+    took: list[float] = []
+    writer = StatusWriter(
+        server,
+        statuses,
+        make_backoff=lambda: Backoff(base=0.01, maximum=0.02, jitter=0.0),
+        took=took.append,
+    )
+    server.failures = [
+        ApiError(503, "ServiceUnavailable", "busy"),
+        ApiError(404, "NotFound", "gone"),
+        RuntimeError("a defect"),
+    ]
+    for uid in ("a", "b", "c"):
+        statuses.wanted[uid] = b"1"
+        writer.mark(uid)
+        await when(lambda: writer.depth == 0)
+    counts = (writer.patches, writer.written, writer.retries, writer.drops, writer.failures)
+    assert counts == (4, 1, 1, 1, 1)
+    assert len(took) == 4 and all(0 <= seconds < 5 for seconds in took)
+    await writer.close()

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from tests.agent.fake_pool import FakePool
 from tests.agent.pods import pod_json
+from vknode.agent.admission import Rejection
+from vknode.agent.claims import Claims
 from vknode.agent.event_correlator import ObjectRef
 from vknode.agent.losses import Losses
 from vknode.agent.metrics import AgentMetrics
@@ -23,6 +25,8 @@ from vknode.agent.pod_record import Placement, PodRecord
 from vknode.agent.pod_report import PodReport
 from vknode.agent.pod_steps import PodSteps
 from vknode.agent.pod_store import PodObject, PodStore
+from vknode.agent.privileges import Privileges
+from vknode.agent.reference_index import Uses
 from vknode.agent.references import References
 from vknode.agent.spec_builder import SpecBuilder
 from vknode.agent.status_writer import StatusWriter
@@ -157,48 +161,101 @@ class _Nobody:
         raise AssertionError(f"{path} was asked for")
 
 
-class NoEvents:
+class Events:
+    """Keeps their reasons."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
     def event(self, ref: ObjectRef, node: str, type: str, reason: str, message: str) -> None:
+        self.reasons.append(reason)
+
+
+class Anybody:
+    """Admits every Pod."""
+
+    async def admit(
+        self, record: PodRecord, pod: dict[str, Any], place: Placement
+    ) -> Rejection | None:
+        record.admitted = True
+        return None
+
+    def taken(self, record: PodRecord, pod: PodObject) -> None:
+        pass
+
+    def left(self, record: PodRecord) -> None:
+        pass
+
+
+class NoRefresher:
+    def sent(self, uid: str, node: str, uses: Uses, *, in_want: bool) -> bool:
+        return False
+
+    def waits(self, uid: str, node: str, uses: Uses) -> bool:
+        return False
+
+    def refused(self, uid: str, node: str, uses: Uses) -> None:
+        pass
+
+    def adopted(self, pod: PodObject) -> None:
+        pass
+
+    def soon(self, uid: str) -> None:
+        pass
+
+    def forget(self, uid: str) -> None:
         pass
 
 
 class AgentInMemory:
     """The Pod side, wired as `app.py` does it."""
 
-    def __init__(self, api: Api, pool: FakePool) -> None:
+    def __init__(self, api: Api, pool: FakePool, *others: FakePool) -> None:
+        """`others` are pools that have no Node."""
         self.api = api
         self.store = PodStore()
         self.records: dict[str, PodRecord] = {}
         self.link = link = pool.link("az1")
-        metrics = AgentMetrics()
+        self.links = [link, *(one.link(f"other-{n}") for n, one in enumerate(others))]
+        self.metrics = metrics = AgentMetrics()
         place = Placement(CELL, "node-uid", link, NodeFacts(CELL, ("127.0.0.1",)))
         report = PodReport(self.store, self.records, lambda node: place, metrics.timings)
         self.writer = StatusWriter(api, report)
         report.on_repeat(self.writer.mark)
+        self.events = Events()
+        claims = Claims(self.events, metrics, lambda node: place)
         steps = PodSteps(
             client=api,
             store=self.store,
             place=lambda node: place,
-            builder=SpecBuilder(NoReferences()),
+            builder=SpecBuilder(NoReferences(), Privileges()),
+            admitter=Anybody(),
+            refresher=NoRefresher(),
             writer=self.writer,
-            events=NoEvents(),
+            events=self.events,
             metrics=metrics,
             owner="us",
+            claims=claims,
         )
         self.sync = PodSync(
             store=self.store,
             records=self.records,
-            links=[link],
+            links=self.links,
             place=lambda node: place,
             steps=steps,
+            admitter=Anybody(),
+            refresher=NoRefresher(),
             writer=self.writer,
             metrics=metrics,
             owner="us",
             losses=Losses(lambda total: total, settle=0.0),
+            claims=claims,
             workers=3,
         )
-        link.serve(self.sync)
-        self.tasks = [asyncio.create_task(self.sync.run()), asyncio.create_task(link.run())]
+        self.tasks: list[asyncio.Task[Any]] = [asyncio.create_task(self.sync.run())]
+        for one in self.links:
+            one.serve(self.sync)
+            self.tasks.append(asyncio.create_task(one.run()))
         api.handler = self.sync
         for name in list(api.objects):
             api.tell(name)
@@ -210,7 +267,8 @@ class AgentInMemory:
             task.cancel()
         results = await asyncio.gather(*self.tasks, return_exceptions=True)
         await self.writer.close()
-        await self.link.close()
+        for link in self.links:
+            await link.close()
         for result in results:
             assert isinstance(result, asyncio.CancelledError), result
 
@@ -247,6 +305,9 @@ async def play(steps: list[tuple[str, str]]) -> None:
             api.force_delete(name)
         elif step == "echo":
             api.tell(name)
+        elif step == "stale":
+            for uid in list(agent.records):
+                agent.sync.refresh(uid)
         elif step == "start":
             for uid, sandbox in list(pool.sandboxes.items()):
                 if not sandbox.deleting and not sandbox.network_ready:
@@ -285,7 +346,9 @@ async def play(steps: list[tuple[str, str]]) -> None:
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["create", "create", "start", "delete", "force", "end", "echo", "restart"]),
+        st.sampled_from(
+            ["create", "create", "start", "delete", "force", "end", "echo", "stale", "restart"]
+        ),
         st.sampled_from(["a", "b", "c"]),
     ),
     max_size=30,

@@ -137,7 +137,10 @@ class World:
 
     def observe(self) -> None:
         """The pool's stream brings the present state."""
-        self.current = True
+        snapshot, self.current = not self.current, True
+        if snapshot and self.pool == "absent":
+            # It may have gone before the view began, and then nobody says so.
+            self.memory.grace_sent = None
         if self.pool == "absent" and self.seen != "absent":
             self.memory.gone = True
         self.seen = self.pool

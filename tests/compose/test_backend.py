@@ -44,7 +44,7 @@ async def setting(short_path: Path) -> AsyncIterator[Setting]:
         link = Link("az1", lambda up, down: client)
         store = PodStore()
         store.upsert(PodObject(msgspec.json.encode(pod_json(UID))))
-        record = PodRecord(UID, "cell-1", link)
+        record = PodRecord(UID, "cell-1", link, "cell-1")
         spec = spec_pb2.SandboxSpec(
             uid=UID,
             namespace="default",

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 import yaml
 
-from vknode.agent.config import ConfigError, PoolConfig, load_config
+from vknode.agent.config import (
+    ConfigError,
+    KubeletAuthentication,
+    KubeletAuthorization,
+    PoolConfig,
+    load_config,
+)
+from vknode.translate.privileges import Allowed
 
 POOL = {"name": "az1", "endpoint": "unix:/run/az1.sock"}
 
@@ -37,6 +44,9 @@ def test_smallest_file_and_its_defaults(tmp_path: Path) -> None:
     assert (config.lease.duration, config.lease.renew) == (40, 10.0)
     assert config.pool_unreachable_after == 10.0
     assert (config.deletion.brake_share, config.deletion.brake_minimum) == (0.3, 10)
+    assert config.max_reference_watches == 500
+    assert config.extended_resources == {}
+    assert config.privileges == ()
     assert config.tenant == "default"
     assert config.log_format == "json"
 
@@ -53,6 +63,7 @@ def test_everything_given(tmp_path: Path) -> None:
                 {
                     "name": "az2",
                     "endpoint": "pool.example:7443",
+                    "cells": ["rack-*"],
                     "tls": {
                         "ca": "ca.pem",
                         "cert": "crt.pem",
@@ -70,13 +81,38 @@ def test_everything_given(tmp_path: Path) -> None:
                 "servingCert": "crt.pem",
                 "servingKey": "key.pem",
                 "clientCA": "ca.pem",
-                "allowedClientNames": ["kube-apiserver"],
+                "authentication": {"webhook": {"enabled": False, "cacheTTLSeconds": 5}},
+                "authorization": {
+                    "mode": "Webhook",
+                    "webhook": {"cacheAuthorizedTTLSeconds": 60, "cacheUnauthorizedTTLSeconds": 0},
+                },
                 "clusterDNS": ["10.96.0.10", "fd00::a"],
                 "clusterDomain": "k8s.example",
             },
             lease={"durationSeconds": 20, "renewSeconds": 5},
             pool={"unreachableAfterSeconds": 3},
             deletion={"brakeShare": 0.5, "brakeMinimum": 1},
+            references={"maxWatches": 20},
+            extendedResources={"example.com/gpu": "a100"},
+            privileges=[
+                {
+                    "namespaces": ["kube-system", "log-*"],
+                    "cells": ["az1-*"],
+                    "pools": ["az1"],
+                    "allow": {
+                        "hostPath": ["/var/log"],
+                        "hostNetwork": True,
+                        "hostPID": True,
+                        "hostIPC": True,
+                        "privileged": True,
+                        "capabilities": ["NET_ADMIN"],
+                        "unsafeSysctls": ["net.core.somaxconn"],
+                        "unconfined": True,
+                        "unconfinedByDefault": True,
+                    },
+                },
+                {"namespaces": ["*"], "allow": {"hostIPC": True}},
+            ],
             metrics={"listen": "[::1]:9090"},
             tenant="acme",
             logFormat="console",
@@ -85,26 +121,92 @@ def test_everything_given(tmp_path: Path) -> None:
     assert config.kubeconfig == tmp_path / "kubeconfig"
     assert config.pools[1].tls is not None
     assert config.pools[1].tls.server_name == "pool"
+    assert [pool.cells for pool in config.pools] == [("*",), ("rack-*",)]
     assert config.taints[0].effect == "NoSchedule"
     assert config.kubelet.serving_cert == tmp_path / "crt.pem"
-    assert config.kubelet.allowed_client_names == ("kube-apiserver",)
+    assert config.kubelet.authentication == KubeletAuthentication(False, 5.0)
+    assert config.kubelet.authorization == KubeletAuthorization(False, 60.0, 0.0)
     assert config.kubelet.cluster_dns == ("10.96.0.10", "fd00::a")
     assert config.kubelet.cluster_domain == "k8s.example"
     assert config.pool_unreachable_after == 3.0
     assert config.metrics_listen == "[::1]:9090"
+    assert config.max_reference_watches == 20
+    assert config.extended_resources == {"example.com/gpu": "a100"}
+    first, second = config.privileges
+    assert first.allow == Allowed(
+        ("/var/log",),
+        True,
+        True,
+        True,
+        True,
+        frozenset({"NET_ADMIN"}),
+        ("net.core.somaxconn",),
+        True,
+        True,
+    )
+    assert (first.cells, first.pools) == (("az1-*",), ("az1",))
+    assert (second.cells, second.pools) == (("*",), ("*",))
 
 
 def test_metrics_can_be_switched_off(tmp_path: Path) -> None:
     assert load_config(write(tmp_path, metrics={"listen": ""})).metrics_listen == ""
 
 
-def test_who_may_use_the_kubelet_api_is_said(tmp_path: Path) -> None:
-    (tmp_path / "ca.pem").write_text("x")
-    (problem,) = problems(tmp_path, kubelet={"clientCA": "ca.pem"})
-    assert "kubelet.allowedClientNames: is missing" in problem
-    assert "kube-apiserver-kubelet-client" in problem
-    anybody = {"clientCA": "ca.pem", "allowedClientNames": ["*"]}
-    assert load_config(write(tmp_path, kubelet=anybody)).kubelet.allowed_client_names == ()
+def test_who_may_use_the_kubelet_api_is_asked_of_the_cluster(tmp_path: Path) -> None:
+    kubelet = load_config(write(tmp_path)).kubelet
+    assert kubelet.authentication == KubeletAuthentication(True, 120.0)
+    assert kubelet.authorization == KubeletAuthorization(False, 300.0, 30.0)
+    anybody = load_config(write(tmp_path, kubelet={"authorization": {"mode": "AlwaysAllow"}}))
+    assert anybody.kubelet.authorization.always_allow
+
+
+@pytest.mark.parametrize(
+    ("kubelet", "words"),
+    [
+        (
+            {"allowedClientNames": ["kube-apiserver-kubelet-client"]},
+            ("kubelet.allowedClientNames: was removed", "system:kubelet-api-admin"),
+        ),
+        (
+            {"authorization": {"mode": "alwaysallow"}},
+            ("kubelet.authorization.mode", "Webhook, AlwaysAllow"),
+        ),
+        (
+            {"serverTLSBootstrap": True, "selfSigned": True},
+            ("kubelet.selfSigned: is given beside serverTLSBootstrap", "keep one"),
+        ),
+        (
+            {"certDirectory": "kept"},
+            ("kubelet.certDirectory: is given without serverTLSBootstrap", "remove it"),
+        ),
+        (
+            {"serverTLSBootstrap": True, "certDirectory": "agent.yaml"},
+            ("kubelet.certDirectory", "is not a folder"),
+        ),
+        (
+            {"authentication": {"anonymous": {"enabled": True}}},
+            ("kubelet.authentication.anonymous: is not a known key", "webhook"),
+        ),
+        (
+            {"authentication": {"webhook": {"enabled": "yes"}}},
+            ("kubelet.authentication.webhook.enabled: is a text", "true or false"),
+        ),
+        (
+            {"authorization": {"webhook": {"cacheAuthorizedTTLSeconds": -1}}},
+            ("cacheAuthorizedTTLSeconds: -1 is out of range", "0 to 3600"),
+        ),
+    ],
+)
+def test_what_is_wrong_with_the_kubelet_apis_rules_is_said(
+    tmp_path: Path, kubelet: dict[str, Any], words: tuple[str, str]
+) -> None:
+    (problem,) = problems(tmp_path, kubelet=kubelet)
+    for one in words:
+        assert one in problem
+
+
+def opening(**keys: Any) -> list[dict[str, Any]]:
+    return [{"namespaces": ["a"], "allow": {"hostIPC": True}, **keys}]
 
 
 def pool(**keys: Any) -> list[dict[str, Any]]:
@@ -123,6 +225,8 @@ def pool(**keys: Any) -> list[dict[str, Any]]:
         ({"pools": [POOL, {**POOL, "name": "b"}]}, "pools", "endpoint 'unix:/run/az1.sock'"),
         ({"pools": pool(name="")}, "pools[0].name", "is missing"),
         ({"pools": pool(name="A_1")}, "pools[0].name", "a-z, 0-9"),
+        ({"pools": pool(cells=["A*"])}, "pools[0].cells[0]", "name of a cell"),
+        ({"pools": pool(cells="az1-a")}, "pools[0].cells", "a list of texts"),
         ({"pools": pool(endpoint="unix:rel.sock")}, "pools[0].endpoint", "absolute"),
         ({"pools": pool(endpoint="unix:/" + "x" * 120)}, "pools[0].endpoint", "107 bytes"),
         ({"pools": pool(endpoint="http://h:1")}, "pools[0].endpoint", "scheme"),
@@ -154,6 +258,55 @@ def pool(**keys: Any) -> list[dict[str, Any]]:
         ({"lease": {"durationSeconds": 10}}, "lease.renewSeconds", "renew more often"),
         ({"pool": {"unreachableAfterSeconds": -1}}, "pool.unreachableAfterSeconds", "out of range"),
         ({"deletion": {"brakeShare": 30}}, "deletion.brakeShare", "0 to 1"),
+        ({"references": {"maxWatches": -1}}, "references.maxWatches", "0 to 100000"),
+        ({"extendedResources": {"gpu": "a"}}, "extendedResources[gpu]", "example.com/gpu"),
+        ({"extendedResources": {"a.b/c": ""}}, "extendedResources[a.b/c]", "that cells announce"),
+        ({"extendedResources": {"a.b/c": "x", "a.b/d": "x"}}, "extendedResources", "remove one"),
+        ({"privileges": {}}, "privileges", "a list"),
+        ({"privileges": [{"allow": {"hostIPC": True}}]}, "privileges[0].namespaces", "[kube-s"),
+        ({"privileges": opening(namespaces="a")}, "privileges[0].namespaces", "a list of texts"),
+        ({"privileges": opening(namespaces=["*-a"])}, "privileges[0].namespaces[0]", "its end"),
+        ({"privileges": opening(namespaces=["a", "A"])}, "privileges[0].namespaces[1]", "web-*"),
+        ({"privileges": opening(cells=["a*b"])}, "privileges[0].cells[0]", "name of a cell"),
+        ({"privileges": opening(pools=["b*"])}, "privileges[0].pools[0]", "known are az1"),
+        ({"privileges": opening(allow={})}, "privileges[0].allow", "opens nothing"),
+        ({"privileges": [{"namespaces": ["a"]}]}, "privileges[0].allow", "opens nothing"),
+        (
+            {"privileges": opening(allow={"hostNetwrok": True})},
+            "privileges[0].allow.hostNetwrok",
+            "did you mean 'hostNetwork'",
+        ),
+        (
+            {"privileges": opening(allow={"hostPID": "yes"})},
+            "privileges[0].allow.hostPID",
+            "true or false",
+        ),
+        (
+            {"privileges": opening(allow={"hostPath": ["var"]})},
+            "privileges[0].allow.hostPath[0]",
+            "not an absolute path",
+        ),
+        (
+            {"privileges": opening(allow={"hostPath": ["/a/../b"]})},
+            "privileges[0].allow.hostPath[0]",
+            "not an absolute path",
+        ),
+        (
+            {"privileges": opening(allow={"capabilities": ["CAP_SYS_ADMIN"]})},
+            "privileges[0].allow.capabilities[0]",
+            "did you mean SYS_ADMIN",
+        ),
+        (
+            {"privileges": opening(allow={"capabilities": ["ROOT"]})},
+            "privileges[0].allow.capabilities[0]",
+            "write such as NET_ADMIN",
+        ),
+        (
+            {"privileges": opening(allow={"unsafeSysctls": ["vm.swappiness"]})},
+            "privileges[0].allow.unsafeSysctls[0]",
+            "not known to be namespaced",
+        ),
+        ({"privileges": opening(cell=["a"])}, "privileges[0].cell", "did you mean 'cells'"),
         ({"metrics": {"listen": "9090"}}, "metrics.listen", "HOST:PORT"),
         ({"logFormat": "jsonn"}, "logFormat", "did you mean 'json'"),
         ({"kubelet": 7}, "kubelet", "not a mapping"),
@@ -190,3 +343,41 @@ def test_files_that_cannot_be_read_at_all(tmp_path: Path) -> None:
     file.write_text("")
     with pytest.raises(ConfigError, match="pools: is empty"):
         load_config(file)
+
+
+@pytest.mark.parametrize(
+    ("given", "ports"),
+    [
+        ({}, (20250, 29999)),
+        ({"nodePorts": 0}, None),
+        ({"nodePorts": "0"}, None),
+        ({"nodePorts": "21000-21999"}, (21000, 21999)),
+        ({"nodePorts": " 21000 - 21000 "}, (21000, 21000)),
+        ({"nodePorts": "1-10249"}, (1, 10249)),
+        ({"nodePorts": "10000-11000", "port": 0}, (10000, 11000)),
+    ],
+)
+def test_ports_of_nodes(
+    tmp_path: Path, given: dict[str, Any], ports: tuple[int, int] | None
+) -> None:
+    assert load_config(write(tmp_path, kubelet=given)).kubelet.node_ports == ports
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ("29999-20250", "'29999-20250' ends before it begins; write 20250-29999"),
+        ("10000-11000", "10000-11000 contains kubelet.port (10250), which all nodes share"),
+        ("0-100", "'0-100' is not within 1 to 65535; write FIRST-LAST, such as 20250-29999"),
+        ("60000-70000", "'60000-70000' is not within 1 to 65535"),
+        ("20250", "'20250' is not a range of ports; write FIRST-LAST, such as 20250-29999, or 0"),
+        (20250, "20250 is not a range of ports"),
+        ("-5-7", "'-5-7' is not a range of ports"),
+        ("a-b", "'a-b' is not a range of ports"),
+        (True, "is true or false, not a range of ports"),
+        ([1, 2], "is a list, not a range of ports"),
+    ],
+)
+def test_wrong_ports_of_nodes(tmp_path: Path, given: Any, text: str) -> None:
+    (problem,) = problems(tmp_path, kubelet={"nodePorts": given})
+    assert f"kubelet.nodePorts: {text}" in problem

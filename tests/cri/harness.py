@@ -58,6 +58,13 @@ def add(
     return container
 
 
+def with_volume(spec: spec_pb2.SandboxSpec, name: str, path: str) -> spec_pb2.Volume:
+    """A new volume, mounted into every container there is."""
+    for container in spec.containers:
+        container.mounts.add(volume=name, path=path)
+    return spec.volumes.add(name=name)
+
+
 class Harness:
     def __init__(self, socket: Path, state: Path, pool: str, **options: Any) -> None:
         self.options = CriOptions(
@@ -65,6 +72,7 @@ class Harness:
             state_dir=state,
             pool=pool,
             status_interval=0.5,
+            storage_interval=0.2,
             **options,
         )
         self.runtime = CriRuntime(self.options)

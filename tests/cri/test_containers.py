@@ -7,13 +7,16 @@ import hashlib
 import json
 import os
 import signal
+from collections.abc import Awaitable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.cri.containerds import Containerd
-from tests.cri.harness import Harness, add, pod
+from tests.cri.harness import PATIENCE, Harness, add, pod
 from vknode.pool.runtimes.base import LogOptions
+from vknode.pool.runtimes.cri import containers
 from vknode.pool.runtimes.cri.wire import cri_pb2
 from vknode.pool.runtimes.facts import ContainerExited, Failure, ObservedState, SandboxDied
 from vknode.pool.v1 import spec_pb2
@@ -320,18 +323,6 @@ async def test_a_cancelled_start_leaves_nothing_behind(harness: Harness) -> None
     assert found.id == sandbox.id
 
 
-async def test_resources_change_while_a_container_runs(harness: Harness) -> None:
-    spec = pod()
-    spec.containers[0].resources.limits.update({"cpu": "500m", "memory": "64Mi"})
-    _, ref = await harness.start(spec)
-    new = spec_pb2.SandboxSpec.FromString(spec.SerializeToString())
-    new.containers[0].resources.limits.update({"cpu": "250m", "memory": "128Mi"})
-    await harness.runtime.update_sandbox(spec, new)
-    files = "/sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/memory/memory.limit_in_bytes"
-    code, out = await harness.runtime.exec_sync(ref, ["sh", "-c", f"cat {files}"], 5)
-    assert (code, out.split()) == (0, [b"25000", str(128 << 20).encode()])
-
-
 async def test_a_log_of_100_megabytes_is_followed_to_its_last_byte(harness: Harness) -> None:
     lines = 1_000_000
     spec = pod(f"yes {'x' * 99} | head -n {lines}; echo end")
@@ -365,3 +356,91 @@ async def test_a_shorter_grace_overtakes_a_longer_one(harness: Harness) -> None:
         await harness.runtime.stop_container(ref, 0)
         await patient
     assert (await harness.exit_of(ref)).exit_code == 137
+
+
+async def test_a_termination_message_has_its_limits(harness: Harness) -> None:
+    spec = pod("yes 0123456789 | head -c 10000 > /dev/termination-log", "exit 1")
+    exit_, _ = await harness.run(spec)
+    assert exit_.message == ("0123456789\n" * 1000)[:10000][-4096:]
+    spec = pod("i=0; while [ $i -lt 200 ]; do echo line $i; i=$((i+1)); done", "exit 1")
+    spec.containers[0].termination_message_fallback_to_logs = True
+    exit_, _ = await harness.run(spec)
+    assert exit_.message == "".join(f"line {i}\n" for i in range(120, 200))
+    spec = pod("i=0; while [ $i -lt 80 ]; do printf '%0100d\\n' $i; i=$((i+1)); done", "exit 1")
+    spec.containers[0].termination_message_fallback_to_logs = True
+    exit_, _ = await harness.run(spec)
+    assert exit_.message == "".join(f"{i:0100}\n" for i in range(80))[-2048:]
+    # A success says only what it wrote itself.
+    spec = pod("echo log", "exit 0")
+    spec.containers[0].termination_message_fallback_to_logs = True
+    exit_, _ = await harness.run(spec)
+    assert exit_.message == ""
+
+
+async def test_a_container_killed_for_its_memory_says_so_whatever_its_shell_says(
+    harness: Harness,
+) -> None:
+    spec = pod("tail /dev/zero; echo $?; exit 3")
+    spec.containers[0].resources.limits["memory"] = "16Mi"
+    exit_, _ = await harness.run(spec)
+    assert (exit_.exit_code, exit_.reason) == (3, "OOMKilled")
+
+
+def slowly(harness: Harness, monkeypatch: pytest.MonkeyPatch, *, removals: int) -> list[int]:
+    """Every start of a container is given up although it comes to be, and so many removals
+    before they are begun. Returns how many of these are left."""
+    client = harness.runtime._client
+    call, left = client.call, [removals]
+
+    async def slow(reason: str, pending: Awaitable[Any]) -> Any:
+        if reason == "RemoveContainer" and left[0]:
+            left[0] -= 1
+            pending.cancel()  # type: ignore[attr-defined]  # a call of grpc
+            raise Failure(reason, "did not answer in time")
+        answer = await call(reason, pending)
+        if reason == "RunContainerError":
+            raise Failure(reason, "did not answer in time")
+        return answer
+
+    monkeypatch.setattr(client, "call", slow)
+    return left
+
+
+async def test_a_start_that_was_given_up_never_runs_beside_the_next(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runtime is so slow that the start and the removal after it are given up."""
+    spec = pod("sleep 1000")
+    sandbox = await harness.runtime.run_sandbox(spec, 0)
+    client, call = harness.runtime._client, harness.runtime._client.call
+    removals = slowly(harness, monkeypatch, removals=2)
+    with pytest.raises(Failure) as failed:
+        await harness.start_in(spec, sandbox, spec.containers[0], 0)
+    assert failed.value.reason == "RunContainerError"
+    with pytest.raises(Failure) as failed:
+        await harness.start_in(spec, sandbox, spec.containers[0], 1)
+    assert failed.value.message == ("an earlier instance cannot be removed: did not answer in time")
+    (found,) = await harness.runtime.inventory()
+    assert [c.ref.attempt for c in found.containers] == [0]
+    assert removals == [0]
+    monkeypatch.setattr(client, "call", call)
+    ref = await harness.start_in(spec, sandbox, spec.containers[0], 1)
+    (found,) = await harness.runtime.inventory()
+    assert [c.ref for c in found.containers] == [ref]
+    (stats,) = await harness.runtime.stats([spec.uid])
+    assert len(stats.containers) == 1
+
+
+async def test_a_start_that_was_given_up_ends_where_no_other_follows(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(containers, "REMOVE_AGAIN", 0.01)
+    spec = pod("sleep 1000")
+    sandbox = await harness.runtime.run_sandbox(spec, 0)
+    left = slowly(harness, monkeypatch, removals=3)
+    with pytest.raises(Failure):
+        await harness.start_in(spec, sandbox, spec.containers[0], 0)
+    async with asyncio.timeout(PATIENCE):
+        while (await harness.runtime.inventory())[0].containers:
+            await asyncio.sleep(0.01)
+    assert left == [0]

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vknode.pool.inotify import Inotify
 from vknode.pool.runtimes.base import LogOptions
-from vknode.pool.runtimes.cri.inotify import Inotify
 from vknode.pool.runtimes.cri.logfile import read_log, tail_text
 from vknode.pool.runtimes.cri.logformat import LogDecoder, format_time, parse_time
 from vknode.pool.v1 import stream_pb2

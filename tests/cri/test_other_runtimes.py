@@ -108,12 +108,21 @@ class StandIn(cri_pb2_grpc.RuntimeServiceServicer):
         self.ended.set()
 
 
+class StandInImages(cri_pb2_grpc.ImageServiceServicer):
+    """None is there."""
+
+    async def ListImages(self, request: Any, context: Any) -> cri_pb2.ListImagesResponse:
+        return cri_pb2.ListImagesResponse()
+
+
 @pytest.fixture(params=[True, False], ids=["cri-events", "list"])
 async def stand_in(request: pytest.FixtureRequest, short_path: Path) -> AsyncIterator[StandIn]:
     # The calls that no test makes stay UNIMPLEMENTED, as in the generated base.
     made = StandIn(events=request.param)  # type: ignore[abstract]  # only in its stub
     server = grpc.aio.server()
     cri_pb2_grpc.add_RuntimeServiceServicer_to_server(made, server)
+    images = StandInImages()  # type: ignore[abstract]  # only in its stub
+    cri_pb2_grpc.add_ImageServiceServicer_to_server(images, server)
     server.add_insecure_port(f"unix:{short_path}/cri.sock")
     await server.start()
     yield made

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 from google.protobuf import text_format
 
-from tests.cri.harness import pod
+from tests.cri.harness import add, pod
 from vknode.pool.quantity import is_amount, milli, value
 from vknode.pool.runtimes.cri.features import Features, _numbers
 from vknode.pool.runtimes.cri.options import CriOptions
@@ -24,6 +25,7 @@ NEW = Features(
     frozenset({"", "runc"}),
     strict_groups=True,
     app_armor=True,
+    se_linux=True,
     memory_capacity=1 << 34,
 )
 
@@ -48,7 +50,10 @@ CASES = [
         ['security.sysctls["kernel.msgmax"]'],
     ),
     ('security { sysctls { key: "net.ipv4.tcp_syncookies" value: "1" } }', [], []),
-    ("security { se_linux {} }", ["security.se_linux"], ["security.se_linux"]),
+    # Without SELinux (OLD) the runtime ignores labels.
+    ('security { se_linux { level: "s0:c1" type: "container_t" } }', [], []),
+    ('security { se_linux { type: "spc_t" } }', [], ["security.se_linux.type"]),
+    ('security { se_linux { user: "root" } }', [], ["security.se_linux.user"]),
     (
         "security { app_armor { type: TYPE_RUNTIME_DEFAULT } }",
         ["security.app_armor"],
@@ -65,10 +70,11 @@ CASES = [
         ["volumes[0].host_path"],
         ["volumes[0].host_path"],
     ),
-    ('volumes { name: "v" image {} }', ["volumes[0].image"], ["volumes[0].image"]),
+    ('volumes { name: "v" image {} }', ["volumes[0].image"], []),
     ('volumes { name: "v" }', ["volumes[0]"], ["volumes[0]"]),
+    ('volumes { name: "v" empty_dir { size_limit: "1Gi" } }', [], []),
     (
-        'volumes { name: "v" empty_dir { size_limit: "1Gi" } }',
+        'volumes { name: "v" empty_dir { size_limit: "big" } }',
         ["volumes[0].empty_dir.size_limit"],
         ["volumes[0].empty_dir.size_limit"],
     ),
@@ -95,10 +101,11 @@ CONTAINER_CASES = [
     ("ports { container_port: 80 }", [], []),
     ('mounts { volume: "x" path: "/x" }', ["mounts[0].volume"], ["mounts[0].volume"]),
     (
-        'resources { limits { key: "ephemeral-storage" value: "1Gi" } }',
-        ['resources.limits["ephemeral-storage"]'],
-        ['resources.limits["ephemeral-storage"]'],
+        'resources { limits { key: "hugepages-2Mi" value: "4Mi" } }',
+        ['resources.limits["hugepages-2Mi"]'],
+        ['resources.limits["hugepages-2Mi"]'],
     ),
+    ('resources { limits { key: "ephemeral-storage" value: "1Gi" } }', [], []),
     ('resources { requests { key: "ephemeral-storage" value: "1Gi" } }', [], []),
     (
         'resources { limits { key: "cpu" value: "lots" } }',
@@ -125,14 +132,19 @@ def test_a_container_is_refused_where_it_must(text: str, old: list[str], new: li
         assert found == [f"containers[0].{path}" for path in paths]
 
 
-def test_limits_of_a_whole_pod_must_follow_from_its_containers() -> None:
+def test_limits_of_a_whole_pod_must_follow_from_its_containers_without_a_group() -> None:
+    refused = ['resources.limits["memory"]']
     spec = pod()
     spec.resources.limits["memory"] = "1Gi"
-    assert [p.path for p in problems(spec, OPTIONS, OLD)] == ['resources.limits["memory"]']
-    spec.containers[0].resources.limits["memory"] = "512Mi"
+    assert problems(spec, OPTIONS, OLD) == [], "the only container has the Pod's limit"
+    add(spec, "sleep 1", name="second")
+    assert [p.path for p in problems(spec, OPTIONS, OLD)] == refused
+    for container in spec.containers:
+        container.resources.limits["memory"] = "512Mi"
     assert problems(spec, OPTIONS, OLD) == []
     spec.containers[0].resources.limits["memory"] = "2Gi"
-    assert [p.path for p in problems(spec, OPTIONS, OLD)] == ['resources.limits["memory"]']
+    assert [p.path for p in problems(spec, OPTIONS, OLD)] == refused
+    assert problems(spec, OPTIONS, dataclasses.replace(OLD, pod_cgroups=True)) == []
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vknode.devcluster import images, network
-from vknode.devcluster.containerd import Places, lacks_sys_resource, render_config
+from vknode.devcluster import imagelayout, images, network
+from vknode.devcluster.containerd import Places, lacks_sys_resource, render_config, write_mirrors
 from vknode.devcluster.identity import manifests_folder, rbac_documents
 from vknode.devcluster.nodes import is_ready
 from vknode.devcluster.pki import Authority
@@ -125,6 +125,20 @@ def test_each_containerd_shares_nothing(tmp_path: Path, major: int) -> None:
     for path in (config["root"], config["state"], config["grpc"]["address"]):
         assert Path(path).is_relative_to(places.folder)
     assert "restrict_oom_score_adj = true" in text
+    assert "config_path" not in text
+
+
+@pytest.mark.parametrize("major", [1, 2])
+def test_a_registry_can_be_mirrored(tmp_path: Path, major: int) -> None:
+    tomllib = pytest.importorskip("tomllib")
+    programs = {"bridge": Path("/usr/lib/cni/bridge"), "runc": Path("/usr/sbin/runc")}
+    places = Places(tmp_path / "az1")
+    write_mirrors(places, {"registry.example": "http://127.0.0.1:1"})
+    text = render_config(places, programs, major, restrict_oom=False, mirrors=True)
+    assert f'config_path = "{places.registries}"' in text and tomllib.loads(text)
+    hosts = tomllib.loads((places.registries / "registry.example" / "hosts.toml").read_text())
+    assert hosts["server"] == "https://registry.example"
+    assert set(hosts["host"]) == {"http://127.0.0.1:1"}
 
 
 def test_knows_when_oom_scores_cannot_be_lowered() -> None:
@@ -316,8 +330,8 @@ def _state(pid: int) -> str:
 
 
 def test_image_layout_is_reproducible(tmp_path: Path) -> None:
-    layout_one, layout_two = images._Layout(), images._Layout()
-    entry = images.Entry("bin/x", b"content", 0o755)
+    layout_one, layout_two = imagelayout.Layout(), imagelayout.Layout()
+    entry = imagelayout.Entry("bin/x", b"content", 0o755)
     assert layout_one.layer([entry]) == layout_two.layer([entry])
     json.dumps(layout_one.layer([entry]))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import io
+import os
 import subprocess
 import sys
 import tarfile
@@ -18,7 +19,6 @@ from vknode.devcluster.programs import cache, download
 from vknode.devcluster.programs.catalog import (
     CONTAINERD,
     CONTROL_PLANE,
-    GOMODULE,
     Origin,
     Program,
     ProgramsMissing,
@@ -27,9 +27,9 @@ from vknode.devcluster.programs.catalog import (
     go_architecture,
     kubernetes_version,
 )
-from vknode.devcluster.programs.gobuild import Estimate, build_flags
+from vknode.devcluster.programs.gobuild import Estimate, build_flags, go_on_path
 from vknode.devcluster.programs.progress import Progress, spell
-from vknode.devcluster.programs.provide import require
+from vknode.devcluster.programs.provide import build_folder, provide_from, require
 from vknode.devcluster.programs.search import Findings, fits, search, version_of
 
 APISERVER = catalog()["kube-apiserver"]
@@ -117,10 +117,10 @@ def test_the_catalog_is_whole() -> None:
     assert set(CONTROL_PLANE + CONTAINERD) <= set(rows)
     built = [row.name for row in rows.values() if row.origin is Origin.GO]
     assert built[0] == "etcd", "built first: the quickest, so that a broken toolchain shows at once"
-    tools = (GOMODULE / "go.mod").read_text()
     for row in rows.values():
         if row.origin is Origin.GO:
-            assert row.package in tools, "every program built is a tool of the pinned module"
+            tools = (row.module / "go.mod").read_text()
+            assert row.package in tools, "every program built is a tool of its pinned module"
             assert row.version is not None
     assert kubernetes_version() in " ".join(build_flags())
 
@@ -139,7 +139,10 @@ def test_the_key_changes_with_whatever_changes_the_build(tmp_path: Path) -> None
     keys.add(key())
     (tmp_path / "go.mod").write_text("module n\n")
     keys.add(key())
-    assert len(keys) == 6
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "main.go").write_text("package main\n")
+    keys.add(key())
+    assert len(keys) == 7
 
 
 def test_the_cache_follows_xdg(tmp_path: Path) -> None:
@@ -193,6 +196,62 @@ def test_programs_package_needs_only_the_standard_library() -> None:
         [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
+
+
+def test_programs_and_test_binaries_of_another_go_module_are_built_once(tmp_path: Path) -> None:
+    found = go_on_path(os.environ)
+    if found is None:
+        pytest.skip(
+            "needs Go 1.26 or newer on PATH (Debian has older ones): see go.dev/doc/install"
+        )
+    module = tmp_path / "module"
+    (module / "inner").mkdir(parents=True)
+    (module / "go.mod").write_text("module example.com/m\n\ngo 1.26.0\n")
+    (module / "go.sum").write_text("")
+    (module / "main.go").write_text('package main\n\nfunc main() { println("main") }\n')
+    (module / "inner" / "inner.go").write_text("package inner\n\nconst Said = 7\n")
+    (module / "inner" / "inner_test.go").write_text(
+        'package inner\n\nimport "testing"\n\nfunc TestSaid(t *testing.T) { t.Log("said", Said) }\n'
+    )
+    asked = subprocess.run([found[0], "env", "GOCACHE"], capture_output=True, text=True, check=True)
+    environment = {
+        **os.environ,
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "GOCACHE": asked.stdout.strip(),  # the standard library is compiled there already
+    }
+    wanted = [
+        Program("m", Origin.GO, "example.com/m", "v1", 1),
+        Program("inner.test", Origin.GO, "example.com/m/inner", "v1", 1, test=True),
+    ]
+    told = io.StringIO()
+    made = provide_from(module, wanted, environment=environment, progress=Progress(told))
+    assert "built m v1" in told.getvalue() and "built inner.test v1" in told.getvalue()
+    assert {one.parent for one in made.values()} == {build_folder(environment, module)}
+    ran = subprocess.run([made["m"]], capture_output=True, text=True, check=True)
+    assert ran.stderr == "main\n"
+    tested = subprocess.run(
+        [made["inner.test"], "-test.v"], capture_output=True, text=True, check=True
+    )
+    assert "said 7" in tested.stdout
+    told.truncate(0)
+    assert provide_from(module, wanted, environment=environment, progress=Progress(told)) == made
+    assert told.getvalue() == ""
+
+
+def test_a_go_module_that_does_not_compile_is_said_with_the_compilers_words(
+    tmp_path: Path,
+) -> None:
+    if go_on_path(os.environ) is None:
+        pytest.skip(
+            "needs Go 1.26 or newer on PATH (Debian has older ones): see go.dev/doc/install"
+        )
+    (tmp_path / "go.mod").write_text("module example.com/m\n\ngo 1.26.0\n")
+    (tmp_path / "go.sum").write_text("")
+    (tmp_path / "main.go").write_text("package main\n\nfunc main() { nonsense() }\n")
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    row = Program("m", Origin.GO, "example.com/m", "v1", 1)
+    with pytest.raises(ProgramsMissing, match="undefined: nonsense"):
+        provide_from(tmp_path, [row], environment=environment, progress=Progress(io.StringIO()))
 
 
 def test_what_lacks_is_said_with_the_command(tmp_path: Path) -> None:

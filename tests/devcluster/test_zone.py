@@ -84,10 +84,23 @@ async def zones(short_path: Path) -> AsyncIterator[Zones]:
     assert left == []
 
 
+async def initialized(runtime: cri_grpc.RuntimeServiceAsyncStub) -> None:
+    """A containerd listens, and takes images, a moment before its CRI plugin does."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await runtime.Status(cri.StatusRequest())
+                return
+            except grpc.aio.AioRpcError as error:
+                assert "not initialized" in (error.details() or ""), error
+                await asyncio.sleep(0.02)
+
+
 async def run_pod(zone: Zone, name: str, image: str, *command: str) -> tuple[str, str]:
     """A sandbox with one running container; the container's id and the Pod's IP."""
     async with grpc.aio.insecure_channel(f"unix://{zone.places.socket}") as channel:
         runtime = cri_grpc.RuntimeServiceStub(channel)
+        await initialized(runtime)
         config = cri.PodSandboxConfig(
             metadata=cri.PodSandboxMetadata(name=name, uid=name, namespace="default"),
             linux=cri.LinuxPodSandboxConfig(),

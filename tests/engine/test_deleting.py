@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -233,3 +234,52 @@ def test_a_restart_of_the_pool_at_any_point_leads_to_the_same_end(
         else:
             assert world.machine.gone and len(world.starts) == len(started)
     assert len(set(map(str, ends))) <= 1
+
+
+def test_a_drained_sandbox_ends_as_a_deleted_one_does_but_stays_known() -> None:
+    spec = make_spec(sidecars=1, mains=1)
+    spec.containers[0].pre_stop.exec.command.append("bye")
+    world = World(spec)
+    world.settle()
+    world.feed(steps.Drained())
+    hooks = [a for a in world.pending.values() if isinstance(a, steps.RunHook)]
+    assert [hook.ref.name for hook in hooks] == ["c0"] and not stops(world)
+    world.answer(hooks[0].op)
+    assert [(s.ref.name, s.grace_seconds) for s in stops(world)] == [("c0", 30)]
+    world.feed(steps.Drained())  # as often as it is said
+    world.settle()
+    status = world.status()
+    assert status.state == status_pb2.SANDBOX_STATE_FAILED and not world.machine.gone
+    assert (status.reason, status.message) == (
+        "Terminated",
+        "Pod was terminated in response to imminent node shutdown.",
+    )
+    assert world.side().state.terminated.exit_code == 143
+    world.feed(steps.Delete(0.0))
+    world.settle()
+    assert world.machine.gone
+
+
+@pytest.mark.parametrize("policy", [NEVER, spec_pb2.RESTART_POLICY_ON_FAILURE])
+def test_a_drained_sandbox_has_failed_though_the_pool_restarts_and_it_ends_well(
+    policy: spec_pb2.RestartPolicy.ValueType,
+) -> None:
+    world = World(make_spec(policy=policy))
+    world.settle()
+    world.feed(steps.Drained())
+    world.pass_time(10 * SECOND)
+    (instance,) = world.running()
+    world.end(instance, 0)
+    world.restart_pool()
+    world.settle()
+    assert world.status().state == status_pb2.SANDBOX_STATE_FAILED
+    assert world.status().reason == "Terminated"
+
+
+def test_a_restarted_pool_gives_a_drained_sandbox_no_new_grace() -> None:
+    world = World(make_spec())
+    world.settle()
+    world.feed(steps.Drained())
+    world.now += 20 * SECOND
+    world.restart_pool()
+    assert [s.grace_seconds for s in stops(world)] == [10]

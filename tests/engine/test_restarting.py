@@ -206,3 +206,51 @@ def test_a_doubled_or_old_exit_changes_nothing() -> None:
     world.feed(old)
     world.feed(ContainerExited(old.ref, ContainerExit(0, "Completed", 1, 2)))
     assert world.machine.version == version and world.main().state.HasField("running")
+
+
+def test_what_waits_for_its_next_start_tells_its_end_once_there_is_none() -> None:
+    world = World(make_spec(grace=60))
+    world.settle()
+    world.crash("c0", 3)
+    world.crash("c0", 4)
+    assert world.main().state.waiting.reason == "CrashLoopBackOff"
+    world.feed(steps.Delete())
+    world.settle()
+    main = world.main()
+    assert (main.state.terminated.exit_code, main.state.terminated.reason) == (4, "Error")
+    assert main.last_termination.terminated.exit_code == 3
+
+
+def _with_image(world: World, image: str) -> None:
+    newer = spec_pb2.SandboxSpec()
+    newer.CopyFrom(world.machine.wanted)
+    newer.generation += 1
+    newer.containers[0].image = image
+    world.spec = newer
+    world.feed(steps.Update(newer))
+
+
+def test_an_image_that_is_changed_while_its_container_is_started_still_comes() -> None:
+    world = World(make_spec())
+    while not any(isinstance(a, steps.StartContainer) for a in world.pending.values()):
+        world.answer(next(iter(world.pending)))
+    _with_image(world, "app:1")
+    world.settle()
+    assert world.main().image == "app:1" and world.main().restart_count == 1
+    assert [i.image.reference for i in world.running()] == ["app:1"]
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_new_image_comes_although_the_pool_restarts_in_between(stopped: bool) -> None:
+    world = World(make_spec(policy=spec_pb2.RESTART_POLICY_NEVER))
+    world.settle()
+    _with_image(world, "app:1")
+    (stop,) = [a for a in world.pending.values() if isinstance(a, steps.StopContainer)]
+    if stopped:
+        world.answer(stop.op)
+    world.restart_pool()
+    world.settle()
+    assert [i.image.reference for i in world.running()] == ["app:1"]
+    assert world.status().state == status_pb2.SANDBOX_STATE_RUNNING
+    world.crash("c0", 0)
+    assert world.status().state == status_pb2.SANDBOX_STATE_SUCCEEDED

@@ -6,7 +6,8 @@ import pytest
 
 from tests.engine.world import SECOND, START, World, make_spec
 from vknode.pool.engine import steps
-from vknode.pool.engine.support import problems, update_problems
+from vknode.pool.engine.newer import newer as taken
+from vknode.pool.engine.support import problems
 from vknode.pool.engine.wording import go_duration
 from vknode.pool.v1 import spec_pb2, status_pb2
 
@@ -207,7 +208,7 @@ def test_a_container_without_its_environment_waits_and_the_others_run() -> None:
     newer.CopyFrom(spec)
     newer.containers[0].config_error = ""
     newer.containers[0].env.add(name="A", value="b")
-    assert update_problems(spec, newer) == []
+    assert taken(spec, newer) == (newer, [])
     world.spec = newer
     world.feed(steps.Update(newer))
     world.settle()
@@ -222,7 +223,7 @@ def test_a_new_image_replaces_the_running_container() -> None:
     newer.CopyFrom(spec)
     newer.containers[0].image = "app:1"
     newer.generation = 2
-    assert update_problems(spec, newer) == []
+    assert taken(spec, newer) == (newer, [])
     world.spec = newer
     world.feed(steps.Update(newer))
     (stop,) = [a for a in world.pending.values() if isinstance(a, steps.StopContainer)]
@@ -243,7 +244,7 @@ def test_changed_volume_content_reaches_the_runtime_once() -> None:
     newer = spec_pb2.SandboxSpec()
     newer.CopyFrom(spec)
     newer.volumes[0].files.files[0].content = b"2"
-    assert update_problems(spec, newer) == []
+    assert taken(spec, newer) == (newer, [])
     world.spec = newer
     world.feed(steps.Update(newer))
     (update,) = world.pending.values()
@@ -254,37 +255,18 @@ def test_changed_volume_content_reaches_the_runtime_once() -> None:
     assert not world.pending
 
 
-def test_what_cannot_change_is_named() -> None:
-    spec = make_spec(mains=2)
-    newer = spec_pb2.SandboxSpec()
-    newer.CopyFrom(spec)
-    newer.containers[1].working_dir = "/x"
-    newer.network.hostname = "other"
-    newer.restart_policy = spec_pb2.RESTART_POLICY_NEVER
-    newer.containers[0].resources.requests["cpu"] = "1"
-    assert [p.path for p in update_problems(spec, newer)] == [
-        "network",
-        "restart_policy",
-        "containers[0].resources",
-        "containers[1].working_dir",
-    ]
-
-
-def test_what_is_not_supported_yet_is_named() -> None:
+def test_what_no_pool_can_do_is_named() -> None:
     spec = make_spec(inits=1, mains=2)
-    spec.init_containers[0].restart_policy = spec_pb2.RESTART_POLICY_ALWAYS
+    spec.init_containers[0].liveness_probe.handler.sleep.seconds = 1
     spec.containers[0].readiness_probe.period_seconds = 1
-    spec.containers[1].pre_stop.sleep.seconds = 1
-    spec.containers[1].restart_rules.add()
-    spec.ephemeral_containers.add(name="debug")
+    spec.containers[1].pre_stop.tcp_socket.port = 1
+    spec.containers[1].post_start.sleep.seconds = 0
     assert [p.path for p in problems(spec)] == [
-        "init_containers[0].restart_policy",
-        "containers[0].readiness_probe",
+        "init_containers[0].liveness_probe.handler",
+        "containers[0].readiness_probe.handler",
         "containers[1].pre_stop",
-        "containers[1].restart_rules",
-        "ephemeral_containers",
     ]
-    assert problems(make_spec(inits=2, mains=2)) == []
+    assert problems(make_spec(inits=2, sidecars=1, mains=2)) == []
 
 
 def test_the_runtime_being_away_costs_no_failure() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from vknode.pool.engine import steps
+from vknode.pool.engine.container import Role
 from vknode.pool.engine.machine import SandboxMachine
 from vknode.pool.engine.steps import Persisted
 from vknode.pool.runtimes.facts import (
@@ -15,6 +16,8 @@ from vknode.pool.runtimes.facts import (
     ObservedContainer,
     ObservedSandbox,
     ObservedState,
+    ProbeOutcome,
+    ProbeResult,
     RunningSandbox,
     SandboxDied,
     StartedContainer,
@@ -22,12 +25,15 @@ from vknode.pool.runtimes.facts import (
 from vknode.pool.v1 import spec_pb2, status_pb2
 
 SECOND = 1_000_000_000
+SUCCESS = ProbeOutcome(ProbeResult.SUCCESS)
+FAILURE = ProbeOutcome(ProbeResult.FAILURE, "it said no")
 START = 1_700_000_000 * SECOND
 
 
 def make_spec(
     *,
     inits: int = 0,
+    sidecars: int = 0,
     mains: int = 1,
     policy: spec_pb2.RestartPolicy.ValueType = spec_pb2.RESTART_POLICY_ALWAYS,
     grace: int = 30,
@@ -49,6 +55,13 @@ def make_spec(
         spec.active_deadline_seconds = deadline
     for index in range(inits):
         spec.init_containers.add(name=f"i{index}", image=f"init:{index}", image_pull_policy=pull)
+    for index in range(sidecars):
+        spec.init_containers.add(
+            name=f"s{index}",
+            image=f"side:{index}",
+            image_pull_policy=pull,
+            restart_policy=spec_pb2.RESTART_POLICY_ALWAYS,
+        )
     for index in range(mains):
         spec.containers.add(name=f"c{index}", image=f"app:{index}", image_pull_policy=pull)
     return spec
@@ -71,7 +84,9 @@ class World:
     spec: spec_pb2.SandboxSpec
     now: int = START
     present: set[str] = field(
-        default_factory=lambda: {"app:0", "app:1", "app:2", "init:0", "init:1"}
+        default_factory=lambda: {
+            *("app:0", "app:1", "app:2", "init:0", "init:1", "side:0", "side:1", "debug:0")
+        }
     )
     pending: dict[int, steps.Action] = field(default_factory=dict)
     queue: list[ContainerExited | SandboxDied] = field(default_factory=list)
@@ -85,6 +100,15 @@ class World:
     observe_wanted: bool = False
     serial: int = 0
     starts: list[str] = field(default_factory=list)
+    # What the probes of a container are answered; else success.
+    outcomes: dict[str, ProbeOutcome] = field(default_factory=dict)
+    asked: list[tuple[str, int]] = field(default_factory=list)  # probes: container, when
+    hooks: list[tuple[str, str]] = field(default_factory=list)  # that were carried out
+    resized: list[str] = field(default_factory=list)
+    # Instances whose end the runtime has told or shown.
+    told: set[str] = field(default_factory=set)
+    # Stops, the moment each was asked for, and the Pod's deadline at that moment.
+    stops_asked: list[tuple[steps.StopContainer, int, int | None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.persisted = Persisted("agent", self.now)
@@ -94,6 +118,10 @@ class World:
     # -- machine side -----------------------------------------------------------
 
     def feed(self, event: steps.Event) -> None:
+        if isinstance(event, ContainerExited):
+            self.told.add(event.ref.id)
+        elif isinstance(event, steps.Observed) and event.sandbox is not None:
+            self.told |= {one.ref.id for one in event.sandbox.containers if one.exit is not None}
         for action in self.machine.handle(event, self.now):
             self.take(action)
 
@@ -110,11 +138,24 @@ class World:
             if isinstance(action, steps.StartContainer):
                 assert not self.machine.deleting, "a start after a deletion was asked"
                 assert self.sandbox is not None and action.sandbox.id == self.sandbox.id
+            if isinstance(action, steps.StopContainer):
+                self._sidecars_end_last(action)
+                deadline = self.persisted.deletion_deadline
+                self.stops_asked.append((action, self.now, deadline))
             self.pending[action.op] = action
+
+    def _sidecars_end_last(self, action: steps.StopContainer) -> None:
+        record = self.machine._facts.containers[action.ref.name]
+        if record.role is not Role.SIDECAR or record.kill is not None:
+            return
+        assert record.stop_deadline is not None
+        mains = [c.name for c in self.spec.containers if self.running(c.name)]
+        # What has ended without the machine knowing it yet is no longer here.
+        assert not mains or self.now >= record.stop_deadline, "a sidecar ends before a main one"
 
     def cancel(self, op: int) -> None:
         action = self.pending.get(op)
-        if isinstance(action, steps.EnsureImage):
+        if isinstance(action, steps.EnsureImage | steps.Probe | steps.RunHook):
             del self.pending[op]
         elif action is not None and op % 2:  # every other one has not begun
             del self.pending[op]
@@ -133,6 +174,26 @@ class World:
         else:
             raise AssertionError("the machine never stops ticking")
         self.now = target
+
+    def live(self, seconds: float) -> None:
+        """So much time passes, and all that can happen on the way happens at once."""
+        target = self.now + round(seconds * SECOND)
+        self.settle()
+        for _ in range(10_000):
+            wake = self.machine.wake_at
+            if wake is None or wake > target:
+                break
+            self.now = max(self.now, wake)
+            self.feed(steps.Tick())
+            self.settle()
+        else:
+            raise AssertionError("the machine never stops ticking")
+        self.now = target
+
+    def event(self, reason: str) -> str:
+        """The message of the only event with this reason."""
+        (message,) = [e.message for e in self.emitted if e.reason == reason]
+        return message
 
     # -- runtime side -----------------------------------------------------------
 
@@ -160,6 +221,7 @@ class World:
             return steps.ImageReady(action.op, image)
         if isinstance(action, steps.RunSandbox):
             self.serial += 1
+            self.now += 1  # no two things happen at the same moment
             for instance in self.instances:
                 assert instance.state is not ObservedState.RUNNING, "left in an old sandbox"
             self.sandbox = RunningSandbox(
@@ -175,7 +237,9 @@ class World:
                     self.end(instance, 143)
             return steps.Done(action.op)
         if isinstance(action, steps.RemoveContainer):
-            assert all(i.ref.id != action.ref.id for i in self.running())
+            if any(i.ref.id == action.ref.id for i in self.running()):
+                shown = self.machine.instance(action.ref.name)
+                assert shown is None or shown.id != action.ref.id, "it is stopped first"
             self.instances = [i for i in self.instances if i.ref.id != action.ref.id]
             return steps.Done(action.op)
         if isinstance(action, steps.StopSandbox):
@@ -188,6 +252,19 @@ class World:
             return steps.Done(action.op)
         if isinstance(action, steps.UpdateSandbox):
             return steps.Done(action.op)
+        if isinstance(action, steps.RunHook):
+            self.hooks.append((action.ref.name, action.handler.exec.command[0]))
+            return steps.Done(action.op)
+        if isinstance(action, steps.ResizeContainer):
+            self.resized.append(action.ref.name)
+            return steps.Done(action.op)
+        if isinstance(action, steps.ResizeSandbox):
+            self.resized.append("")
+            return steps.Done(action.op)
+        if isinstance(action, steps.Probe):
+            name = action.ref.name
+            self.asked.append((name, self.now))
+            return steps.Probed(action.op, self.outcomes.get(name, SUCCESS))
         raise AssertionError(action)
 
     def _start(self, action: steps.StartContainer) -> steps.Event:
@@ -198,15 +275,27 @@ class World:
         assert all(i.ref.attempt < action.attempt for i in self.instances if i.ref.name == name), (
             "an attempt number was used twice"
         )
-        if action.container in self.spec.containers:
-            for init in self.spec.init_containers:
-                assert not self.running(init.name), "a main container beside an init container"
+        if name in {c.name for c in self.spec.containers}:
+            self._inits_are_done(len(self.spec.init_containers))
+        for index, init in enumerate(self.spec.init_containers):
+            if init.name == name:
+                self._inits_are_done(index)
         self.serial += 1
         assert self.sandbox is not None
         ref = ContainerRef(self.spec.uid, name, action.attempt, f"k{self.serial}")
         self.starts.append(name)
         self.instances.append(Instance(ref, action.image, self.now, sandbox_id=self.sandbox.id))
         return steps.Started(action.op, StartedContainer(ref, self.now))
+
+    def _inits_are_done(self, count: int) -> None:
+        """The first `count` init containers have done their work, sidecars have started."""
+        for init in self.spec.init_containers[:count]:
+            if init.restart_policy == spec_pb2.RESTART_POLICY_ALWAYS:
+                assert init.name in self.starts, "started before a sidecar"
+                continue
+            assert not self.running(init.name), "started beside an init container"
+            ends = [i.exit for i in self.instances if i.ref.name == init.name and i.exit]
+            assert not ends or ends[-1].exit_code == 0, "started after a failed init container"
 
     def end(self, instance: Instance, code: int, reason: str = "") -> None:
         instance.state = ObservedState.EXITED
@@ -305,6 +394,10 @@ class World:
 
     def main(self, index: int = 0) -> status_pb2.ContainerStatus:
         return self.status().containers[index]
+
+    def side(self, index: int = 0) -> status_pb2.ContainerStatus:
+        sidecars = [c for c in self.status().init_containers if c.name.startswith("s")]
+        return sidecars[index]
 
     def said(self) -> list[str]:
         return [e.reason for e in self.emitted]

@@ -74,6 +74,19 @@ async def test_post_is_not_repeated_after_a_server_error() -> None:
         assert len(server.seen) == 1
 
 
+async def test_a_post_that_changes_nothing_is_repeated_like_a_get() -> None:
+    async with scripted() as (server, client):
+
+        async def cut(request: web.Request) -> web.StreamResponse:
+            assert request.transport is not None
+            request.transport.abort()
+            return web.Response()
+
+        server.script = [failure(503, "ServiceUnavailable"), cut, body(201, {"ok": True})]
+        assert await client.create("/reviews", b"{}", replayable=True) == b'{"ok": true}'
+        assert [s.method for s in server.seen] == ["POST"] * 3
+
+
 async def test_retry_false_makes_exactly_one_attempt() -> None:
     async with scripted() as (server, client):
         server.script = [failure(503, "ServiceUnavailable")]

@@ -10,6 +10,8 @@ import aiohttp
 import pytest
 
 from tests.kubeletapi.local_backend import LocalBackend
+from tests.kubeletapi.local_nodes import LocalNodes
+from tests.kubeletapi.reviewers import API_SERVER, Rules
 from vknode.devcluster.pki import Authority, KeyPair
 from vknode.kubeletapi import KubeletApi, KubeletApiSettings
 
@@ -17,8 +19,6 @@ try:
     import uvloop
 except ImportError:  # it is an extra
     uvloop = None  # type: ignore[assignment]  # told apart below
-
-API_SERVER = "kube-apiserver-kubelet-client"
 
 
 @dataclass
@@ -30,9 +30,12 @@ class Served:
     url: str
     http: aiohttp.ClientSession
     authority: Authority
+    nodes: LocalNodes
 
-    async def get(self, path: str, **query: str) -> tuple[int, str]:
-        async with self.http.get(self.url + path, params=query) as response:
+    async def get(self, path: str, port: int = 0, **query: str) -> tuple[int, str]:
+        """`port` 0 is the one that all nodes share."""
+        url = f"https://127.0.0.1:{port}" if port else self.url
+        async with self.http.get(url + path, params=query) as response:
             return response.status, await response.text()
 
 
@@ -49,7 +52,6 @@ def make_settings(authority: Authority, **changes: object) -> KubeletApiSettings
         "serving_cert": serving.cert,
         "serving_key": serving.key,
         "client_ca": authority.cert,
-        "allowed_client_names": (API_SERVER,),
         "address": "127.0.0.1",
         "port": 0,
         **changes,
@@ -63,6 +65,8 @@ def make_settings(authority: Authority, **changes: object) -> KubeletApiSettings
 ON_ASYNCIO_ALONE = {
     "test_a_terminal",
     "test_a_terminal_with_resize",
+    "test_a_terminal_over_spdy_has_the_clients_size",
+    "test_the_spec_decides_whether_there_is_a_terminal",
     "test_input_after_the_commands_end_is_dropped",
     "test_a_command_that_does_not_read_stops_the_client",
 }
@@ -87,11 +91,13 @@ def authority(tmp_path: Path) -> Authority:
 async def served(tmp_path: Path, authority: Authority) -> AsyncIterator[Served]:
     backend = LocalBackend(tmp_path / "rootfs")
     backend.root.mkdir()
-    api = KubeletApi(backend, make_settings(authority, ping_interval=0.2, max_streams=4))
+    settings = make_settings(authority, ping_interval=0.2, max_streams=4)
+    nodes = LocalNodes()
+    api = KubeletApi(backend, nodes, settings, Rules())
     port = await api.start()
     client = authority.issue("client", API_SERVER)
     connector = aiohttp.TCPConnector(ssl=client_context(authority, client))
     async with aiohttp.ClientSession(connector=connector) as http:
-        yield Served(api, backend, f"https://127.0.0.1:{port}", http, authority)
+        yield Served(api, backend, f"https://127.0.0.1:{port}", http, authority, nodes)
     await api.stop()
     assert api.running_streams == 0

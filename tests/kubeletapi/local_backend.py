@@ -12,16 +12,19 @@ import signal
 import struct
 import termios
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vknode.kubeletapi import (
+    AttachRequest,
     BackendError,
     ContainerView,
+    Ended,
     ExecRequest,
     ExecSession,
     Exit,
+    ForwardedConnection,
     LogOptions,
     PodView,
     SessionEvent,
@@ -43,21 +46,31 @@ class LocalBackend:
     logs_closed: asyncio.Event = field(default_factory=asyncio.Event)
     sessions: list["LocalSession"] = field(default_factory=list)
     exec_error: Exception | None = None
+    # What the containers run that are attached to.
+    main_command: tuple[str, ...] = ("cat",)
+    attached: list[AttachRequest] = field(default_factory=list)
+    forwarded: int = 0  # connections that are open now
 
     def add(
-        self, name: str, *containers: ContainerView, namespace: str = "default", uid: str = "u-1"
+        self,
+        name: str,
+        *containers: ContainerView,
+        namespace: str = "default",
+        uid: str = "u-1",
+        node: str = "node-1",
     ) -> PodView:
         by_name = {c.name: c for c in containers or (running("main"),)}
-        pod = PodView(namespace, name, uid, "node-1", by_name)
+        pod = PodView(namespace, name, uid, node, by_name)
         self.pods[namespace, name] = pod
         return pod
 
     def lookup(self, namespace: str, name: str) -> PodView | None:
         return self.pods.get((namespace, name))
 
-    def pods_json(self) -> Iterable[bytes]:
+    def pods_json(self, node: str | None) -> Iterable[bytes]:
         for pod in self.pods.values():
-            yield b'{"metadata":{"name":"%s"}}' % pod.name.encode()
+            if node in (None, pod.node):
+                yield b'{"metadata":{"name":"%s"}}' % pod.name.encode()
 
     async def open_logs(self, pod: PodView, options: LogOptions) -> AsyncGenerator[bytes, None]:
         self.asked.append(options)
@@ -82,9 +95,71 @@ class LocalBackend:
         finally:
             await session.end()
 
+    @asynccontextmanager
+    async def open_attach(self, pod: PodView, request: AttachRequest) -> AsyncIterator[ExecSession]:
+        self.attached.append(request)
+        command = ExecRequest(
+            request.container,
+            self.main_command,
+            request.stdin,
+            request.stdout,
+            request.stderr,
+            request.tty,
+        )
+        async with self.open_exec(pod, command) as session:
+            yield _Attached(session)
 
-def running(name: str) -> ContainerView:
-    return ContainerView(name, "running", started=True)
+    @asynccontextmanager
+    async def open_port_forward(
+        self, pod: PodView, port: int
+    ) -> AsyncIterator[ForwardedConnection]:
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=PIECE)
+        except OSError:
+            raise BackendError("connection refused") from None
+        self.forwarded += 1
+        try:
+            yield _Connection(reader, writer)
+        finally:
+            self.forwarded -= 1
+            writer.transport.abort()
+
+
+class _Connection:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def write(self, data: bytes) -> None:
+        self._writer.write(data)
+        with suppress(ConnectionError):
+            await self._writer.drain()
+
+    async def close_write(self) -> None:
+        if self._writer.can_write_eof() and not self._writer.is_closing():
+            self._writer.write_eof()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while data := await self._reader.read(PIECE):
+            yield data
+
+
+class _Attached:
+    """A container's main process: its exit code is nobody's business here."""
+
+    def __init__(self, session: ExecSession) -> None:
+        self.write_stdin = session.write_stdin
+        self.close_stdin = session.close_stdin
+        self.resize = session.resize
+        self._session = session
+
+    async def __aiter__(self) -> AsyncIterator[SessionEvent]:
+        async for event in self._session:
+            yield Ended() if isinstance(event, Exit) else event
+
+
+def running(name: str, *, tty: bool = False) -> ContainerView:
+    return ContainerView(name, "running", started=True, tty=tty)
 
 
 class LocalSession:

@@ -390,20 +390,6 @@ async def test_no_common_protocol(served: Served) -> None:
     assert "v5.channel.k8s.io" in text
 
 
-async def test_spdy_is_refused_with_the_way_out(served: Served) -> None:
+async def test_without_an_upgrade_there_is_no_session(served: Served) -> None:
     served.backend.add("web")
-    path = EXEC + "?command=x&output=1"
-    async with served.http.post(
-        served.url + path,
-        headers={
-            "Connection": "Upgrade",
-            "Upgrade": "SPDY/3.1",
-            "X-Stream-Protocol-Version": "v4.channel.k8s.io",
-        },
-    ) as response:
-        assert response.status == 400
-        assert "WebSocket" in await response.text()
-    assert await served.get(path.split("?", maxsplit=1)[0], command="x", output="1") == (
-        400,
-        "Upgrade request required",
-    )
+    assert await served.get(EXEC, command="x", output="1") == (400, "Upgrade request required")

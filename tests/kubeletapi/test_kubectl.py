@@ -19,7 +19,8 @@ import pytest
 from tests.conftest import ControlPlaneHandle
 from tests.kubeletapi.conftest import make_settings
 from tests.kubeletapi.local_backend import LocalBackend
-from vknode.devcluster.controlplane import KUBELET_CLIENT
+from tests.kubeletapi.local_nodes import LocalNodes
+from tests.kubeletapi.reviewers import Rules
 from vknode.kubeletapi import BackendError, ContainerView, KubeletApi, LogOptions, PodView
 
 pytestmark = pytest.mark.cluster
@@ -81,15 +82,19 @@ class Cluster:
         self.backend.add(name, *views, namespace=self.namespace)
 
 
-@pytest.fixture
+@pytest.fixture(params=["websocket", "spdy"])
 async def cluster(
-    control_plane: ControlPlaneHandle, namespace: str, tmp_path: Path
+    control_plane: ControlPlaneHandle,
+    namespace: str,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> AsyncIterator[Cluster]:
+    """A node that declares that it takes WebSockets; and one that does not, to which the API
+    server comes with SPDY/3.1, as all API servers did before 1.36."""
     backend = LocalBackend(tmp_path / "rootfs")
     backend.root.mkdir()
     authority = control_plane.control_plane.authority
-    settings = make_settings(authority, allowed_client_names=(KUBELET_CLIENT,))
-    api = KubeletApi(backend, settings)
+    api = KubeletApi(backend, LocalNodes(), make_settings(authority), Rules())
     port = await api.start()
     made = Cluster(control_plane, namespace, f"node-{namespace}", backend)
     await made.apply(
@@ -100,7 +105,9 @@ async def cluster(
             "status": {
                 "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
                 "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
-                "declaredFeatures": ["ExtendWebSocketsToKubelet"],
+                "declaredFeatures": (
+                    ["ExtendWebSocketsToKubelet"] if request.param == "websocket" else []
+                ),
             },
         }
     )
@@ -149,13 +156,15 @@ async def test_exec_failures(cluster: Cluster) -> None:
     assert "pod does not exist" in result.err
 
 
-async def test_a_client_that_insists_on_spdy_is_told_why(cluster: Cluster) -> None:
+async def test_a_client_that_insists_on_spdy(cluster: Cluster) -> None:
     await cluster.add_pod("web")
     result = await cluster.kubectl(
-        "exec", "web", "--", "true", KUBECTL_REMOTE_COMMAND_WEBSOCKETS="false"
+        *("exec", "-i", "web", "--", "sh", "-c", "cat; echo err >&2; exit 5"),
+        stdin=b"in",
+        KUBECTL_REMOTE_COMMAND_WEBSOCKETS="false",
     )
-    assert result.code == 1
-    assert "WebSocket" in result.err
+    assert (result.code, result.out) == (5, b"in")
+    assert result.err.startswith("err\n")
 
 
 async def test_50_mb_through_exec_and_back(cluster: Cluster) -> None:

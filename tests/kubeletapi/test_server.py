@@ -1,4 +1,4 @@
-"""Who may ask, what is not there, and what stops the server from starting."""
+"""What is not there, and what stops the server from starting. Who may ask: `test_access.py`."""
 
 import asyncio
 import socket
@@ -8,8 +8,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.kubeletapi.conftest import API_SERVER, Served, client_context, make_settings
+from tests.kubeletapi.conftest import Served, client_context, make_settings
 from tests.kubeletapi.local_backend import LocalBackend
+from tests.kubeletapi.local_nodes import LocalNodes
+from tests.kubeletapi.reviewers import API_SERVER, Rules
 from vknode.devcluster.pki import Authority
 from vknode.kubeletapi import KubeletApi, KubeletApiError
 
@@ -33,12 +35,6 @@ async def test_health_and_pods(served: Served) -> None:
     assert [pod["metadata"]["name"] for pod in body["items"]] == ["web"]
 
 
-async def test_without_a_certificate(served: Served) -> None:
-    context = client_context(served.authority, None)
-    for path in ("/healthz", "/pods", "/nothing"):
-        assert await ask(served, context, path) == (401, "Unauthorized")
-
-
 async def test_a_certificate_of_another_ca_does_not_get_through_tls(
     served: Served, tmp_path: Path
 ) -> None:
@@ -46,25 +42,6 @@ async def test_a_certificate_of_another_ca_does_not_get_through_tls(
     context = client_context(served.authority, stranger)
     with pytest.raises(aiohttp.ClientError):
         await ask(served, context)
-
-
-async def test_a_certificate_of_another_name(served: Served) -> None:
-    user = served.authority.issue("user", "jane")
-    status, text = await ask(served, client_context(served.authority, user), "/pods")
-    assert status == 403
-    assert text == "Forbidden (user=jane, verb=get, resource=nodes, subresource(s)=[proxy])"
-
-
-async def test_no_names_means_everyone_of_the_ca(tmp_path: Path, authority: Authority) -> None:
-    api = KubeletApi(LocalBackend(tmp_path), make_settings(authority, allowed_client_names=()))
-    port = await api.start()
-    context = client_context(authority, authority.issue("user", "jane"))
-    async with (
-        aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as http,
-        http.get(f"https://127.0.0.1:{port}/healthz") as response,
-    ):
-        assert response.status == 200
-    await api.stop()
 
 
 async def test_unknown_paths_and_methods(served: Served) -> None:
@@ -78,7 +55,9 @@ async def test_unknown_paths_and_methods(served: Served) -> None:
 async def test_a_port_in_use_is_said(tmp_path: Path, authority: Authority) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        api = KubeletApi(LocalBackend(tmp_path), make_settings(authority, port=port))
+        api = KubeletApi(
+            LocalBackend(tmp_path), LocalNodes(), make_settings(authority, port=port), Rules()
+        )
         with pytest.raises(KubeletApiError, match=f"port {port}: Address already in use"):
             await api.start()
 
@@ -91,7 +70,9 @@ async def test_a_bad_file_is_named(
     path = tmp_path / "bad.pem"
     if content is not None:
         path.write_text(content)
-    api = KubeletApi(LocalBackend(tmp_path), make_settings(authority, **{setting: path}))
+    api = KubeletApi(
+        LocalBackend(tmp_path), LocalNodes(), make_settings(authority, **{setting: path}), Rules()
+    )
     words = {"serving_cert": "servingCert", "serving_key": "servingKey", "client_ca": "clientCA"}
     with pytest.raises(KubeletApiError) as caught:
         await api.start()
@@ -110,14 +91,71 @@ async def test_renewed_certificates_are_used_by_later_connections(
     assert before != after
 
 
+async def test_a_client_ca_that_is_removed_is_trusted_no_more(
+    tmp_path: Path, authority: Authority
+) -> None:
+    """By later connections; one that was there before is added the same way."""
+    other = Authority(tmp_path / "other", "other-ca")
+    bundle = tmp_path / "client-ca.crt"
+    bundle.write_bytes(authority.pem + other.pem)
+    api = KubeletApi(
+        LocalBackend(tmp_path), LocalNodes(), make_settings(authority, client_ca=bundle), Rules()
+    )
+    url = f"https://127.0.0.1:{await api.start()}/pods"
+
+    async def status(client: Authority) -> int:
+        context = client_context(authority, client.issue("client", API_SERVER))
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as http,
+            http.get(url) as response,
+        ):
+            return response.status
+
+    try:
+        assert (await status(authority), await status(other)) == (200, 200)
+        bundle.write_bytes(authority.pem)
+        api.reload_certificates()
+        assert await status(authority) == 200
+        with pytest.raises(aiohttp.ClientError):
+            await status(other)
+        bundle.write_bytes(other.pem)
+        api.reload_certificates()
+        assert await status(other) == 200
+    finally:
+        await api.stop()
+
+
+async def test_a_certificate_from_memory(tmp_path: Path, authority: Authority) -> None:
+    """Without one no handshake succeeds; one that does not fit changes nothing."""
+    settings = make_settings(authority, serving_cert=None, serving_key=None)
+    api = KubeletApi(LocalBackend(tmp_path), LocalNodes(), settings, Rules())
+    address = ("127.0.0.1", await api.start())
+    try:
+        with pytest.raises(OSError):
+            await asyncio.to_thread(ssl.get_server_certificate, address)
+        pair = authority.issue("issued", "system:node:a", ips=["127.0.0.1"])
+        api.use_certificate(pair.key.read_bytes() + pair.cert.read_bytes())
+        served = await asyncio.to_thread(ssl.get_server_certificate, address)
+        assert served == pair.cert.read_text()
+        other = authority.issue("another", "system:node:a", ips=["127.0.0.1"])
+        for pem in (b"nothing", other.key.read_bytes() + pair.cert.read_bytes()):
+            with pytest.raises(KubeletApiError, match="cannot be used"):
+                api.use_certificate(pem)
+        api.reload_certificates()
+        assert await asyncio.to_thread(ssl.get_server_certificate, address) == served
+    finally:
+        await api.stop()
+
+
 async def test_files_that_are_renewed_under_a_running_server_are_taken(
     tmp_path: Path, authority: Authority
 ) -> None:
     settings = make_settings(authority, certificate_check_interval=0.05)
-    api = KubeletApi(LocalBackend(tmp_path), settings)
+    api = KubeletApi(LocalBackend(tmp_path), LocalNodes(), settings, Rules())
     address = ("127.0.0.1", await api.start())
     try:
         before = await asyncio.to_thread(ssl.get_server_certificate, address)
+        assert settings.serving_cert is not None
         settings.serving_cert.write_text("half of a certificate")
         await asyncio.sleep(0.12)
         assert await asyncio.to_thread(ssl.get_server_certificate, address) == before

@@ -12,6 +12,7 @@ import pytest
 from tests.nodes.cells import cell
 from vknode.agent.config import Taint
 from vknode.agent.node_objects import (
+    DECLARED_FEATURES,
     DesiredNode,
     NodeSettings,
     ObservedNode,
@@ -65,11 +66,43 @@ def test_registration_carries_everything_a_kubelet_would() -> None:
     status = node["status"]
     assert {"type": "InternalIP", "address": "10.0.0.9"} in status["addresses"]
     assert status["daemonEndpoints"]["kubeletEndpoint"]["Port"] == 10250
-    assert status["declaredFeatures"] == ["ExtendWebSocketsToKubelet"]
+    assert status["declaredFeatures"] == list(DECLARED_FEATURES)
     assert status["nodeInfo"]["kubeletVersion"].startswith("v1.37.2+vknode")
     assert [c["type"] for c in status["conditions"]][-1] == "Ready"
     assert {c["status"] for c in status["conditions"][:-1]} == {"False"}
     assert status["conditions"][-1]["status"] == "True"
+
+
+@pytest.mark.parametrize(
+    ("runtime", "features"),
+    [
+        ("containerd://1.6.20~ds1", {"supplementalGroupsPolicy": False}),
+        ("containerd://2.4.2", {"supplementalGroupsPolicy": True}),
+        ("containerd://v2.0.0-rc.1", {"supplementalGroupsPolicy": True}),
+        ("cri-o://1.30.4", {"supplementalGroupsPolicy": False}),
+        ("cri-o://1.31.0", {"supplementalGroupsPolicy": True}),
+        ("vendor://9.1.0", {}),
+        ("", {}),
+    ],
+)
+def test_features_are_told_of_runtimes_that_are_known(
+    runtime: str, features: dict[str, bool]
+) -> None:
+    one = cell("c1", info=cell_pb2.NodeInfo(container_runtime_version=runtime))
+    node = desired(one)
+    assert json.loads(create_body(node, NOW))["status"]["features"] == features
+    assert status_patch(node, stored(node), LATER) is None
+
+
+def test_a_runtime_that_was_replaced_changes_the_features() -> None:
+    newer = cell("c1", info=cell_pb2.NodeInfo(container_runtime_version="containerd://2.4.2"))
+    body = status_patch(desired(newer), stored(desired()), LATER)
+    assert body is not None
+    assert json.loads(body)["status"]["features"] == {"supplementalGroupsPolicy": True}
+    other = cell("c1", info=cell_pb2.NodeInfo(container_runtime_version="vendor://1.0"))
+    body = status_patch(desired(other), stored(desired()), LATER)
+    assert body is not None
+    assert json.loads(body)["status"]["features"] is None
 
 
 def test_nothing_to_do_when_it_is_as_it_should_be() -> None:

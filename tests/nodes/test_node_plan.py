@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.nodes.cells import cell
 from vknode.agent.config import DeletionConfig
+from vknode.agent.names import ANNOTATION_CELL, LABEL_POOL
+from vknode.agent.node_objects import ObservedNode, decode_node
 from vknode.agent.node_plan import CellId, NodePlan
 from vknode.pool.v1 import cell_pb2
 
 
-def plan(template: str = "{cell}", minimum: int = 1) -> NodePlan:
+def plan(template: str = "{cell}", minimum: int = 1, **cells: tuple[str, ...]) -> NodePlan:
+    """Two pools are configured; `cells` says which ones they may have."""
     deletion = DeletionConfig(brake_share=0.3, brake_minimum=minimum)
-    return NodePlan(template, gone_after=300, deletion=deletion)
+    pools = {pool: cells.get(pool, ("*",)) for pool in ("az1", "az2")}
+    return NodePlan(template, gone_after=300, deletion=deletion, pools=pools)
+
+
+def registered(name: str, pool: str) -> ObservedNode:
+    """A Node of ours that an earlier agent registered for this pool's cell of the same name."""
+    return decode_node(
+        msgspec.json.encode(
+            {
+                "metadata": {
+                    "name": name,
+                    "uid": "u",
+                    "resourceVersion": "1",
+                    "labels": {LABEL_POOL: pool},
+                    "annotations": {ANNOTATION_CELL: name},
+                }
+            }
+        )
+    )
 
 
 def of(*cells: cell_pb2.Cell) -> dict[str, cell_pb2.Cell]:
@@ -76,36 +98,83 @@ def test_a_broken_announcement_is_refused_and_leaves_its_node_alone() -> None:
     assert p.nodes["c1"].live and set(p.nodes) == {"c1"}
 
 
-def test_a_cell_that_moved_takes_its_name_along() -> None:
+def test_a_node_stays_its_pools_until_it_is_deleted() -> None:
+    """Whoever gets the Node gets its Pods, and their Secrets."""
     p = plan()
     p.update("az1", of(cell("c1")), 0)
     p.update("az1", {}, 1)
-    assert not p.update("az2", of(cell("c1")), 2).conflicts
+    assert p.update("az2", of(cell("c1")), 2).conflicts
+    assert p.nodes["c1"].id == CellId("az1", "c1")
+    p.forget("c1")
+    assert not p.update("az2", of(cell("c1")), 400).conflicts
     assert p.nodes["c1"].id == CellId("az2", "c1")
-    assert p.update("az1", {}, 3).nodes == set()
+    assert p.update("az1", {}, 401).nodes == set()
 
 
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from(["az1", "az2"]), st.sets(st.sampled_from(["a", "b", "c"])), st.just(1)
-        ),
-        max_size=30,
-    )
-)
-def test_each_name_has_one_live_owner_that_announces_it(
-    steps: list[tuple[str, set[str], int]],
+def test_a_registered_node_waits_for_its_pool_whoever_comes_first() -> None:
+    """A new agent hears the liar before the pool that the Node belongs to."""
+    p = plan()
+    p.adopt(registered("c1", "az1"))
+    (conflict,) = p.update("az2", of(cell("c1")), 0).conflicts
+    assert (conflict.holder.pool, conflict.claimant.pool) == ("az1", "az2")
+    assert not p.update("az1", of(cell("c1")), 1).conflicts
+    assert p.nodes["c1"].live and p.nodes["c1"].id.pool == "az1"
+
+
+def test_a_pool_that_is_configured_no_more_leaves_its_nodes_to_others() -> None:
+    p = plan()
+    p.adopt(registered("c1", "its-name-before"))
+    assert not p.update("az2", of(cell("c1")), 0).conflicts
+    assert p.nodes["c1"].id == CellId("az2", "c1")
+
+
+def test_a_pool_may_announce_only_the_cells_that_the_configuration_gives_it() -> None:
+    p = plan(az1=("az1-*", "spare"), az2=("az2-*",))
+    assert not p.update("az1", of(cell("az1-a"), cell("spare")), 0).refused
+    changes = p.update("az2", of(cell("az1-b"), cell("az2-a")), 0)
+    assert changes.foreign == ["az1-b"]
+    assert "az2 may not have it (pools[].cells" in dict(changes.refused)["az1-b"]
+    assert set(p.nodes) == {"az1-a", "spare", "az2-a"}
+
+
+def test_a_node_whose_cell_its_pool_may_not_have_any_more_is_gone() -> None:
+    p = plan(az1=("az1-*",))
+    p.adopt(registered("other", "az1"))
+    assert p.update("az1", of(cell("other")), 5).nodes == {"other"}
+    assert p.nodes["other"].gone_since == 5
+
+
+POOLS = st.sampled_from(["az1", "az2"])
+CELLS = st.sets(st.sampled_from(["a", "b", "c"]))
+STEP = st.one_of(st.tuples(POOLS, CELLS), st.sampled_from(["a", "b", "c"]))
+
+
+@given(st.sets(st.sampled_from(["a", "b", "c"])), st.lists(STEP, max_size=30))
+def test_a_node_never_passes_from_pool_to_pool_but_by_its_deletion(
+    adopted: set[str], steps: list[tuple[str, set[str]] | str]
 ) -> None:
+    """Whatever the pools announce in any order, and whatever an earlier agent has left."""
     p, now = plan(), 0.0
+    for name in adopted:
+        p.adopt(registered(name, "az1"))
+    owner = dict.fromkeys(adopted, "az1")
     last: dict[str, set[str]] = {}
-    for pool, cells, delay in steps:
-        now += delay
+    for step in steps:
+        now += 1
+        if isinstance(step, str):
+            if step in p.nodes and p.nodes[step].gone_since is not None:
+                p.forget(step)
+                del owner[step]
+            continue
+        pool, cells = step
         changes = p.update(pool, of(*(cell(c) for c in cells)), now)
         last[pool] = cells
-        for node in p.nodes.values():
-            if node.live:
-                assert node.id.cell in last[node.id.pool]
         for name in cells:
-            holder = p.nodes[name].id
-            assert p.nodes[name].live
-            assert (holder.pool != pool) == any(c.node == name for c in changes.conflicts)
+            holder = owner.setdefault(name, pool)
+            assert (holder != pool) == any(c.node == name for c in changes.conflicts)
+        for name, node in p.nodes.items():
+            assert node.id == CellId(owner[name], name)
+            if node.live:
+                assert name in last[node.id.pool]
+        for name in cells:
+            assert owner[name] != pool or p.nodes[name].live

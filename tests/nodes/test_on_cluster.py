@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,7 +19,10 @@ from tests.nodes.cells import HandLink, cell
 from vknode.agent.config import AgentConfig, LeaseConfig, PoolConfig
 from vknode.agent.events import NORMAL, EventRecorder, ObjectRef
 from vknode.agent.leases import LeaseKeeper
-from vknode.agent.nodes import NodeController, NodeNameConflict
+from vknode.agent.node_objects import DECLARED_FEATURES
+from vknode.agent.node_plan import NodeNameConflict
+from vknode.agent.node_ports import NodePortError, NodePorts
+from vknode.agent.nodes import NodeController
 from vknode.devcluster.faultproxy import FaultProxy
 from vknode.devcluster.identity import grant
 from vknode.kube.client import KubeClient
@@ -81,6 +84,7 @@ async def node_side(
     gone_after: float = 300.0,
     renew: float = 10.0,
     server: str = "",
+    ports: NodePorts | None = None,
 ) -> AsyncIterator[Side]:
     config = AgentConfig(
         file=Path("test.yaml"),
@@ -105,7 +109,7 @@ async def node_side(
     links = {pool: HandLink(pool) for pool in pools}
     leases = LeaseKeeper(client, duration=40, renew=renew)
     events = EventRecorder(client)
-    nodes = NodeController(client, config, list(links.values()), leases, events=events)
+    nodes = NodeController(client, config, list(links.values()), leases, events=events, ports=ports)
 
     async def run() -> None:
         async with asyncio.TaskGroup() as group:
@@ -124,6 +128,97 @@ async def node_side(
         await asyncio.gather(task, return_exceptions=True)
         await connection.close()
         await looking.close()
+
+
+@dataclass
+class Ports:
+    """Ports by order; those that are claimed are kept, and only so many nodes get one."""
+
+    most: int = 1000
+    claimed: dict[str, int] = field(default_factory=dict)
+    open_: dict[str, int] = field(default_factory=dict)
+
+    def claim(self, node: str, port: int) -> None:
+        self.claimed[node] = port
+
+    async def open(self, node: str) -> int:
+        if node not in self.open_:
+            if len(self.open_) >= self.most:
+                raise NodePortError("kubelet.nodePorts: none is free; give a wider range")
+            taken = {*self.open_.values(), *self.claimed.values()}
+            free = next(port for port in range(20_000, 30_000) if port not in taken)
+            self.open_[node] = self.claimed.get(node, free)
+        return self.open_[node]
+
+    async def close(self, node: str) -> None:
+        self.open_.pop(node, None)
+
+
+async def announced_port(side: Side, name: str) -> int:
+    node = await side.node(name)
+    assert node is not None
+    port: int = node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"]
+    return port
+
+
+async def test_each_node_announces_its_own_port_and_keeps_it(
+    control_plane: ControlPlaneHandle, agent: str
+) -> None:
+    names = [f"{agent}-{letter}" for letter in "abc"]
+    first = Ports()
+    async with node_side(control_plane, agent, "az1", ports=first) as side:
+        side.links["az1"].announce(*map(cell, names))
+        await asyncio.wait_for(side.nodes.wait_registered(), 20)
+        before = {name: await announced_port(side, name) for name in names}
+        assert before == first.open_
+        assert len(set(before.values())) == 3
+        assert side.client.stats.requests.get("PATCH", 0) == 0, "registered with its port at once"
+    second = Ports()
+    async with node_side(control_plane, agent, "az1", ports=second) as side:
+        side.links["az1"].announce(cell(f"{agent}-0"), *map(cell, reversed(names)))
+        await asyncio.wait_for(side.nodes.wait_registered(), 20)
+        await side.until_ready(names[0], "True", "KubeletReady")
+        assert {name: await announced_port(side, name) for name in names} == before
+        assert await announced_port(side, f"{agent}-0") not in before.values()
+
+
+async def test_a_node_that_goes_gives_its_port_back(
+    control_plane: ControlPlaneHandle, agent: str
+) -> None:
+    a, b = f"{agent}-a", f"{agent}-b"
+    ports = Ports()
+    async with node_side(control_plane, agent, "az1", gone_after=0.2, ports=ports) as side:
+        side.links["az1"].announce(cell(a), cell(b))
+        await asyncio.wait_for(side.nodes.wait_registered(), 20)
+        side.links["az1"].announce(cell(b))
+
+        async def gone() -> bool:
+            return await side.node(a) is None and a not in ports.open_
+
+        await side.until(gone)
+        assert set(ports.open_) == {b}
+
+
+async def test_a_node_without_a_free_port_has_the_one_of_all_and_says_why(
+    control_plane: ControlPlaneHandle, agent: str
+) -> None:
+    a, b = f"{agent}-a", f"{agent}-b"
+    async with node_side(control_plane, agent, "az1", ports=Ports(most=1)) as side:
+        side.links["az1"].announce(cell(a), cell(b))
+        await asyncio.wait_for(side.nodes.wait_registered(), 20)
+        ports = {await announced_port(side, name) for name in (a, b)}
+        assert ports == {20_000, 10_250}
+
+        async def told() -> bool:
+            query = {"fieldSelector": "reason=NodePortMissing"}
+            events = json.loads(
+                await side.look.get("/api/v1/namespaces/default/events", query=query)
+            )["items"]
+            ours = [e for e in events if e["involvedObject"]["name"] in (a, b)]
+            return len(ours) == 1 and "give a wider range" in ours[0]["message"]
+
+        await side.until(told)
+        assert await side.ready(a) == ("True", "KubeletReady")
 
 
 @pytest.fixture
@@ -161,7 +256,7 @@ async def test_200_cells_become_ready_nodes_with_few_requests(
         assert len(listed) == 200
         node = listed[0]
         assert node["spec"]["providerID"].startswith("vknode://az1/")
-        assert node["status"]["declaredFeatures"] == ["ExtendWebSocketsToKubelet"]
+        assert node["status"]["declaredFeatures"] == list(DECLARED_FEATURES)
         # One POST a Node and one a Lease; the list and the watch; nothing is written twice.
         requests = side.client.stats.requests
         assert requests["POST"] <= 400 + 5  # and some events

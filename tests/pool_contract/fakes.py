@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from vknode.pool.runtimes.base import ContainerRef, RunningSandbox, Runtime
 from vknode.pool.runtimes.sim.config import Latency, SimConfig
 from vknode.pool.runtimes.sim.runtime import SimRuntime
 from vknode.pool.server import PoolServer
-from vknode.pool.v1 import cell_pb2, pool_pb2, spec_pb2, status_pb2
+from vknode.pool.v1 import cell_pb2, pool_pb2, spec_pb2, stats_pb2, status_pb2
 
 
 class FakeHost:
@@ -46,11 +46,14 @@ class FakeHost:
             raise self.failure
         return status_pb2.Sandbox(uid=spec.uid, owner=owner), True
 
-    async def update(self, spec: spec_pb2.SandboxSpec) -> status_pb2.Sandbox:
+    async def update(self, spec: spec_pb2.SandboxSpec) -> tuple[status_pb2.Sandbox, list[str]]:
         raise PoolFailure(NOT_FOUND, "no such sandbox")
 
     async def delete(self, uid: str, grace: float | None, reason: str) -> bool:
         return False
+
+    def last_of(self, uid: str) -> status_pb2.Sandbox | None:
+        return None
 
     async def watch(
         self, epoch: str, revision: int
@@ -62,6 +65,9 @@ class FakeHost:
                 yield await self.responses.get()
         finally:
             self.open_watches -= 1
+
+    def probe_stats(self, uids: Collection[str], cell: str) -> list[stats_pb2.SandboxStats]:
+        return []
 
     async def watch_cells(self) -> AsyncGenerator[cell_pb2.WatchCellsResponse, None]:
         yield cell_pb2.WatchCellsResponse(
@@ -107,6 +113,22 @@ async def served(host: FakeHost, path: Path) -> AsyncIterator[str]:
     finally:
         await server.stop(0)
         await host.sim.close()
+
+
+def small_spec() -> spec_pb2.SandboxSpec:
+    """One container of one Pod."""
+    spec = spec_pb2.SandboxSpec(
+        uid="uid-1",
+        namespace="default",
+        name="pod",
+        cell="z-a",
+        tenant="default",
+        restart_policy=spec_pb2.RESTART_POLICY_ALWAYS,
+    )
+    spec.containers.add(
+        name="main", image="busybox", image_pull_policy=spec_pb2.IMAGE_PULL_POLICY_ALWAYS
+    )
+    return spec
 
 
 def sandbox(uid: str) -> status_pb2.Sandbox:

@@ -109,6 +109,8 @@ async def test_it_comes_back_by_itself_and_goes_on_where_it_stood(tmp_path: Path
         assert watcher.transitions[0] == "connected"
         assert watcher.transitions[1].startswith("disconnected: ")
         assert not watcher.client.connected
+        state = watcher.client.watch_states["sandboxes"]
+        assert not state.up and state.breaks >= 1
         await asyncio.sleep(0.5)  # away for a while
         second = FakeHost()
         second.responses.put_nowait(changes(12, "c"))
@@ -120,6 +122,8 @@ async def test_it_comes_back_by_itself_and_goes_on_where_it_stood(tmp_path: Path
             epoch, revision = second.asked[0]
             assert epoch == "e1" and revision in (8, 9)
             assert watcher.transitions[2:] == ["connected"]
+            assert watcher.client.watch_states["sandboxes"].up
+    assert not watcher.client.watch_states["sandboxes"].up
 
 
 async def test_what_was_not_acted_on_is_asked_for_again(tmp_path: Path) -> None:

@@ -14,9 +14,11 @@ import pytest
 from tests.pool_contract.poolprocess import pool_process, vknode
 from vknode.pool.check.observer import Observer
 from vknode.pool.client import PoolClient
+from vknode.pool.errors import NO_CAPACITY, PoolFailure
 from vknode.pool.v1 import spec_pb2, status_pb2
 
 SIM = ("--runtime", "sim")
+FAILED = status_pb2.SANDBOX_STATE_FAILED
 
 
 def _options(folder: Path) -> list[str]:
@@ -149,6 +151,11 @@ async def test_wrong_options_say_what_to_do(tmp_path: Path) -> None:
         (["--sim-config", str(broken)], 2, "latency.sandbox.median"),
         (["--sim-config", str(tmp_path / "none.yaml")], 2, "none.yaml"),
         (["--state-dir", str(broken)], 2, "--state-dir"),
+        (["--allow-privileged"], 2, "--allow-privileged is for --runtime cri"),
+        (["--allow-host-path", "etc"], 2, "not an absolute path"),
+        (["--allow-unsafe-sysctl", "vm.swappiness"], 2, "not known to be namespaced"),
+        (["--seccomp-dir", str(tmp_path / "none")], 2, "does not exist"),
+        (["--cgroup-parent", "pods"], 2, "neither a path from / nor a slice"),
         (["--runtime", "cri"], 1, "none.sock did not answer in time"),
     ):
         options = [*good, *extra]
@@ -157,3 +164,60 @@ async def test_wrong_options_say_what_to_do(tmp_path: Path) -> None:
         seen, _, err = await vknode(*options)
         assert (seen, words in err) == (code, True), (extra, seen, err)
         assert "Traceback" not in err
+
+
+async def test_a_drained_cell_is_emptied_and_stays_so_over_a_restart(tmp_path: Path) -> None:
+    endpoint, state = f"unix:{tmp_path}/pool.sock", ("--state-dir", str(tmp_path / "state"))
+    async with observed(endpoint) as (client, observer):
+        async with pool_process(tmp_path, *SIM) as pool:
+            await pool.event("pool_ready")
+            await _connected(client)
+            await client.create(_spec("uid-1"), "owner")
+            await observer.wait("uid-1", _runs, 30)
+            code, out, _ = await vknode("pool-drain", *state, "az1-a")
+            assert (code, out) == (0, "cell az1-a will be emptied\n")
+            ended = await observer.wait("uid-1", lambda s: s.state == FAILED, 30)
+            assert ended.reason == "Terminated"
+            await pool.end(signal.SIGKILL)
+        async with pool_process(tmp_path, *SIM) as pool:
+            await pool.event("pool_ready")
+            await _connected(client)
+            with pytest.raises(PoolFailure) as refused:
+                await client.create(_spec("uid-2"), "owner")
+            assert (refused.value.kind, refused.value.field) == (NO_CAPACITY, "cell")
+            code, out, _ = await vknode("pool-drain", *state, "--undo", "az1-a")
+            assert (code, out) == (0, "cell az1-a takes sandboxes again\n")
+            watch = client.cells()
+            async with asyncio.timeout(30):
+                draining = True
+                while draining:
+                    for cell in (await anext(watch)).cells:
+                        draining = cell.draining if cell.name == "az1-a" else draining
+            await watch.aclose()
+            await client.create(_spec("uid-2"), "owner")
+            await observer.wait("uid-2", _runs, 10)
+
+
+async def test_a_drain_is_heard_though_its_folder_was_made_anew(tmp_path: Path) -> None:
+    endpoint, state = f"unix:{tmp_path}/pool.sock", ("--state-dir", str(tmp_path / "state"))
+    async with observed(endpoint) as (client, observer), pool_process(tmp_path, *SIM) as pool:
+        await pool.event("pool_ready")
+        await _connected(client)
+        await client.create(_spec("uid-1"), "owner")
+        await observer.wait("uid-1", _runs, 30)
+        folder = tmp_path / "state" / "draining"
+        folder.rmdir()
+        folder.mkdir()
+        assert (await vknode("pool-drain", *state, "az1-a"))[0] == 0
+        await observer.wait("uid-1", lambda s: s.state == FAILED, 30)
+
+
+async def test_a_drain_names_what_is_wrong_with_it(tmp_path: Path) -> None:
+    code, _, said = await vknode("pool-drain", "--state-dir", str(tmp_path), "az1-a")
+    assert code == 2 and "no pool keeps its state there" in said
+    async with pool_process(tmp_path, *SIM) as pool:
+        await pool.event("pool_ready")
+        state = str(tmp_path / "state")
+        code, _, said = await vknode("pool-drain", "--state-dir", state, "az1-a", "az9-a")
+        assert code == 2 and "no cell 'az9-a'; it has az1-a, az1-b" in said
+        assert not list((tmp_path / "state" / "draining").iterdir())

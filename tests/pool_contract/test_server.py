@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
-import ipaddress
 import socket
 import stat
 from pathlib import Path
@@ -12,16 +10,13 @@ from pathlib import Path
 import grpc
 import grpc.aio
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.pool_contract.fakes import FakeHost, served
+from tests.pool_contract.fakes import FakeHost, served, small_spec
+from tests.support.authority import Authority
 from vknode.pool.client import PoolClient
 from vknode.pool.endpoint import EndpointError, TlsFiles, parse_endpoint
-from vknode.pool.errors import NO_CAPACITY, REFUSED, RETRYABLE, PoolFailure
+from vknode.pool.errors import NO_CAPACITY, NOT_FOUND, REFUSED, RETRYABLE, PoolFailure
 from vknode.pool.runtimes.base import RuntimeAway
 from vknode.pool.server import PoolServer
 from vknode.pool.v1 import cell_pb2, spec_pb2
@@ -62,7 +57,7 @@ async def test_stale_socket_is_replaced_a_living_one_is_not(tmp_path: Path) -> N
         with pytest.raises(EndpointError, match="in use"):
             await PoolServer(FakeHost(), parse_endpoint(endpoint)).start()
         async with _client(endpoint) as client:  # and the first still serves
-            assert await client.delete("uid") is False
+            assert not (await client.delete("uid")).found
 
 
 async def test_something_else_in_the_sockets_place_is_left_alone(tmp_path: Path) -> None:
@@ -90,34 +85,40 @@ def test_wrong_endpoints_are_told(text: str) -> None:
         parse_endpoint("unix:/" + "x" * 120)
 
 
-async def test_tls_takes_only_clients_of_its_ca(tmp_path: Path) -> None:
-    good, other = _Authority(tmp_path, "good"), _Authority(tmp_path, "other")
-    server_files = good.issue("server")
-    host = FakeHost()
-    server = PoolServer(host, parse_endpoint("127.0.0.1:0"), server_files)
+async def test_a_port_in_use_is_told(tmp_path: Path) -> None:
+    files = Authority(tmp_path, "ca").issue("server")
+    server = PoolServer(FakeHost(), parse_endpoint("127.0.0.1:0"), files)
     endpoint = await server.start()
     try:
         with pytest.raises(EndpointError, match="cannot listen"):
-            await PoolServer(host, parse_endpoint(endpoint), server_files).start()
-        async with _client(endpoint, good.issue("agent")) as client:
-            assert await client.delete("uid") is False
-        stranger = other.issue("stranger")
-        wrong = TlsFiles(stranger.cert, stranger.key, good.ca)
-        async with _client(endpoint, wrong) as client:
-            with pytest.raises(PoolFailure) as caught:
-                await client.delete("uid", timeout=3)
-            assert caught.value.kind == RETRYABLE
+            await PoolServer(FakeHost(), parse_endpoint(endpoint), files).start()
     finally:
         await server.stop(0)
 
 
 async def test_unusable_tls_files_are_named(tmp_path: Path) -> None:
     files = TlsFiles(tmp_path / "cert", tmp_path / "key", tmp_path / "ca")
-    with pytest.raises(EndpointError, match="cert: cannot be read"):
+
+    def refused(what: str) -> None:
+        with pytest.raises(EndpointError, match=what):
+            PoolServer(FakeHost(), parse_endpoint("127.0.0.1:0"), files)
+        with pytest.raises(EndpointError, match=what):
+            PoolClient("p", "127.0.0.1:1", files)
+
+    refused("cert: cannot be read")
+    files.cert.write_text("hello")
+    refused("cert: holds no PEM block")
+    authority = Authority(tmp_path, "ca")
+    authority.issue("server", into=files)
+    refused("ca: cannot be read")
+    files.ca.write_bytes(authority.pem)
+    other = authority.issue("other")
+    files.key.write_bytes(other.key.read_bytes())
+    refused("key: is not the key of .*cert")
+    files.key.write_text("-----BEGIN PRIVATE KEY-----\nMIIsecret\n-----END PRIVATE KEY-----\n")
+    with pytest.raises(EndpointError, match="key: is no key") as caught:
         PoolServer(FakeHost(), parse_endpoint("127.0.0.1:0"), files)
-    (tmp_path / "cert").write_text("hello")
-    with pytest.raises(EndpointError, match="cert: holds no PEM block"):
-        PoolServer(FakeHost(), parse_endpoint("127.0.0.1:0"), files)
+    assert "MIIsecret" not in str(caught.value)
 
 
 async def test_health_follows_the_cells(tmp_path: Path) -> None:
@@ -166,7 +167,7 @@ async def _drain(client: PoolClient) -> None:
 async def test_every_failure_is_typed(tmp_path: Path) -> None:
     host = FakeHost()
     async with served(host, tmp_path / "s") as endpoint, _client(endpoint) as client:
-        spec = _spec()
+        spec = small_spec()
         host.failure = PoolFailure(NO_CAPACITY, "full", retry_after=1.5)
         failure = await _failure(client, spec)
         assert (failure.kind, failure.message, failure.retry_after) == (NO_CAPACITY, "full", 1.5)
@@ -181,9 +182,37 @@ async def test_every_failure_is_typed(tmp_path: Path) -> None:
         assert (failure.kind, failure.field) == (REFUSED, "containers[0].image")
 
 
+async def test_of_an_update_only_what_identifies_is_looked_at_before_its_sandbox(
+    tmp_path: Path,
+) -> None:
+    """The rest may be settled, and stays as it is whatever the update says."""
+    async with served(FakeHost(), tmp_path / "s") as endpoint, _client(endpoint) as client:
+
+        async def failure(spec: spec_pb2.SandboxSpec) -> PoolFailure:
+            with pytest.raises(PoolFailure) as caught:
+                await client.update(spec)
+            return caught.value
+
+        spec = small_spec()
+        spec.tenant = ""
+        spec.restart_policy = spec_pb2.RESTART_POLICY_UNSPECIFIED
+        spec.network.hostname = "x" * 64
+        spec.containers[0].image_pull_policy = spec_pb2.IMAGE_PULL_POLICY_UNSPECIFIED
+        spec.volumes.add(name="of-a-newer-agent")
+        assert (await failure(spec)).kind == NOT_FOUND
+        spec.volumes.add(name="of-a-newer-agent")
+        refused = await failure(spec)
+        assert (refused.kind, refused.field) == (REFUSED, "volumes[1].name")
+        del spec.volumes[:]
+        spec.containers.append(spec.containers[0])
+        assert (await failure(spec)).field == "containers[1].name"
+        spec.uid = "../up"
+        assert (await failure(spec)).field == "uid"
+
+
 async def test_a_spec_of_many_megabytes_goes_through(tmp_path: Path) -> None:
     async with served(FakeHost(), tmp_path / "s") as endpoint, _client(endpoint) as client:
-        spec = _spec()
+        spec = small_spec()
         files = spec.volumes.add(name="big").files.files
         for number in range(12):
             files.add(path=f"f{number}", content=bytes(1024 * 1024))
@@ -201,21 +230,6 @@ async def _failure(client: PoolClient, spec: spec_pb2.SandboxSpec) -> PoolFailur
     return caught.value
 
 
-def _spec() -> spec_pb2.SandboxSpec:
-    spec = spec_pb2.SandboxSpec(
-        uid="uid-1",
-        namespace="default",
-        name="pod",
-        cell="z-a",
-        tenant="default",
-        restart_policy=spec_pb2.RESTART_POLICY_ALWAYS,
-    )
-    spec.containers.add(
-        name="main", image="busybox", image_pull_policy=spec_pb2.IMAGE_PULL_POLICY_ALWAYS
-    )
-    return spec
-
-
 class _client:
     """A client that is closed at the end."""
 
@@ -228,45 +242,3 @@ class _client:
 
     async def __aexit__(self, *_: object) -> None:
         await self._client.close()
-
-
-class _Authority:
-    """A CA that issues certificates for 127.0.0.1."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self._folder, self._name = folder, name
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        self.ca = folder / f"{name}-ca.pem"
-        self.ca.write_bytes(self._sign(self._subject, self._key.public_key(), ca=True))
-
-    def _sign(self, subject: x509.Name, key: ec.EllipticCurvePublicKey, *, ca: bool) -> bytes:
-        now = datetime.datetime.now(datetime.UTC)
-        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self._subject)
-            .public_key(key)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(minutes=1))
-            .not_valid_after(now + datetime.timedelta(hours=1))
-            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-            .add_extension(names, critical=False)
-            .sign(self._key, hashes.SHA256())
-        )
-        return certificate.public_bytes(serialization.Encoding.PEM)
-
-    def issue(self, name: str) -> TlsFiles:
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        cert_path, key_path = self._folder / f"{name}.pem", self._folder / f"{name}.key"
-        cert_path.write_bytes(self._sign(subject, key.public_key(), ca=False))
-        key_path.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-        )
-        return TlsFiles(cert_path, key_path, self.ca)

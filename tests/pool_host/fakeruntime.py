@@ -20,6 +20,8 @@ from vknode.pool.runtimes.base import (
     ObservedContainer,
     ObservedSandbox,
     ObservedState,
+    ProbeOutcome,
+    ProbeResult,
     RunningSandbox,
     RuntimeAway,
     RuntimeEvent,
@@ -47,6 +49,7 @@ class FakeRuntime:
         self.closed = False
         self.queue: asyncio.Queue[RuntimeEvent] = asyncio.Queue()
         self.serial = 0
+        self.outcomes: list[ProbeOutcome] = []  # of probes; then they succeed
 
     def block(self, call: str) -> asyncio.Event:
         self.blocked[call] = asyncio.Event()
@@ -127,6 +130,13 @@ class FakeRuntime:
         await self._call("look" if quick else "pull", reference)
         return Image(reference, f"{reference}@sha256:1", uid=1000)
 
+    async def prepare(
+        self, spec: spec_pb2.SandboxSpec, container: spec_pb2.Container | None, attempt: int
+    ) -> None:
+        what = f"{spec.uid}/{container.name}" if container is not None else spec.uid
+        if f"prepare {what}" in self.blocked or self.failures.get(f"prepare {what}"):
+            await self._call(f"prepare {what}", what)
+
     async def run_sandbox(self, spec: spec_pb2.SandboxSpec, attempt: int) -> RunningSandbox:
         await self._call("run_sandbox", spec.uid)
         self.serial += 1
@@ -178,6 +188,33 @@ class FakeRuntime:
     async def update_sandbox(self, old: spec_pb2.SandboxSpec, new: spec_pb2.SandboxSpec) -> None:
         await self._call("update_sandbox", new.uid)
 
+    async def resize_container(
+        self, spec: spec_pb2.SandboxSpec, container: spec_pb2.Container, ref: ContainerRef
+    ) -> None:
+        await self._call("resize_container", container.name)
+
+    async def resize_sandbox(self, spec: spec_pb2.SandboxSpec) -> None:
+        await self._call("resize_sandbox", spec.uid)
+
+    async def probe(
+        self,
+        ref: ContainerRef,
+        ips: Sequence[str],
+        handler: spec_pb2.Handler,
+        timeout_seconds: float,
+    ) -> ProbeOutcome:
+        await self._call("probe", ref.name)
+        return self.outcomes.pop(0) if self.outcomes else ProbeOutcome(ProbeResult.SUCCESS)
+
+    async def hook(
+        self,
+        ref: ContainerRef,
+        ips: Sequence[str],
+        handler: spec_pb2.Handler,
+        timeout_seconds: float | None,
+    ) -> None:
+        await self._call("hook", ref.name)
+
     async def stop_sandbox(self, uid: str) -> None:
         await self._call("stop_sandbox", uid)
         self.world[uid]["ready"] = False
@@ -213,5 +250,5 @@ class FakeRuntime:
     async def port_forward(self, sandbox: RunningSandbox, port: int) -> ExecStreams:
         raise NotImplementedError
 
-    async def stats(self, uids: Sequence[str]) -> list[stats_pb2.SandboxStats]:
+    async def stats(self, uids: Sequence[str], cell: str = "") -> list[stats_pb2.SandboxStats]:
         return []

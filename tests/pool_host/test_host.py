@@ -24,7 +24,13 @@ from vknode.pool.errors import (
     PoolFailure,
 )
 from vknode.pool.host import Host
-from vknode.pool.runtimes.base import ContainerRef, EventsLost, Failure, ObservedState
+from vknode.pool.runtimes.base import (
+    ContainerRef,
+    EventsLost,
+    Failure,
+    FieldProblem,
+    ObservedState,
+)
 from vknode.pool.store import FileStore, MemoryStore, Store
 from vknode.pool.v1 import cell_pb2, spec_pb2, status_pb2
 
@@ -156,6 +162,37 @@ async def test_containers_go_before_new_sandboxes() -> None:
     assert [name for name, _ in starts] == ["run_sandbox", "start_container"] * 3
 
 
+@pytest.mark.parametrize("what", ["u{}", "u{}/c0"])
+async def test_starts_that_wait_for_others_hold_no_place(what: str) -> None:
+    """A registry or a path of the host hangs, for more Pods than the runtime starts at once."""
+    runtime = FakeRuntime()
+    hanging = 2 * runtime.best_width
+    releases = [runtime.block(f"prepare {what.format(number)}") for number in range(hanging)]
+    async with pool(runtime) as (host, seen):
+        for number in range(hanging + 1):
+            await host.create(spec(f"u{number}"), "agent")
+        await seen.state(f"u{hanging}", RUNNING)
+        await host.delete("u0", 0, "")
+        await seen.until(lambda: "u0" in seen.gone)
+        for release in releases:
+            release.set()
+        for number in range(1, hanging):
+            await seen.state(f"u{number}", RUNNING)
+    assert runtime.most_active == runtime.best_width
+
+
+async def test_what_a_start_waits_for_fails_as_the_start() -> None:
+    runtime = FakeRuntime()
+    runtime.failures["prepare a/c0"] = [Failure("ErrImagePull", "no such image volume")]
+    runtime.failures["prepare a"] = [Failure("FailedMount", "no such path")]
+    async with pool(runtime) as (host, seen):
+        await host.create(spec("a"), "agent")
+        await seen.state("a", RUNNING)
+        warnings = [e.message for e in seen.events if e.type == "Warning"]
+    assert any("no such path" in text for text in warnings)
+    assert any("no such image volume" in text for text in warnings)
+
+
 async def test_an_exit_restarts_the_container_and_ends_its_followers() -> None:
     runtime = FakeRuntime()
     async with pool(runtime) as (host, seen):
@@ -186,6 +223,9 @@ async def test_deletion_ends_in_one_gone_entry_and_leaves_nothing(tmp_path: Path
         assert ended.is_set()
         assert not runtime.world and not list(tmp_path.iterdir())
         assert await host.delete("a", None, "") is False
+        # Whoever was away as it ended may still hear how.
+        assert host.last_of("a") == seen.gone["a"]
+        assert host.last_of("b") is None
         with pytest.raises(PoolFailure) as failure:
             host.running_sandbox("a")
         assert failure.value.kind == NOT_FOUND
@@ -230,9 +270,9 @@ async def test_a_graceful_stop_holds_nobody_up() -> None:
         (lambda s: setattr(s, "runtime_handler", "kata"), UNSUPPORTED_FIELD, "runtime_handler"),
         (lambda s: setattr(s, "host_pid", True), UNSUPPORTED_FIELD, "host_pid"),
         (
-            lambda s: s.containers[0].liveness_probe.handler.tcp_socket.SetInParent(),
+            lambda s: s.containers[0].pre_stop.tcp_socket.SetInParent(),
             UNSUPPORTED_FIELD,
-            "containers[0].liveness_probe",
+            "containers[0].pre_stop",
         ),
         (
             lambda s: s.containers[0].resources.requests.update({"cpu": "five"}),
@@ -292,7 +332,65 @@ async def test_a_full_disk_starts_nothing_half() -> None:
         assert len(host) == 0 and host.cells.count("az1-a") == 0 and not runtime.world
 
 
-async def test_an_update_with_the_same_content_does_nothing_and_a_wrong_one_is_named() -> None:
+async def test_what_a_pool_took_once_stops_no_update_and_what_is_new_is_still_looked_at() -> None:
+    """Its owner may have forbidden meanwhile what the sandbox has."""
+    runtime = FakeRuntime()
+    forbidden: list[str] = []
+
+    def problems(spec: spec_pb2.SandboxSpec) -> list[FieldProblem]:
+        return [
+            FieldProblem(f"{group}[{index}].image", "is forbidden")
+            for group in ("containers", "ephemeral_containers")
+            for index, container in enumerate(getattr(spec, group))
+            if container.image in forbidden
+        ]
+
+    runtime.problems = problems  # type: ignore[method-assign]
+    async with pool(runtime) as (host, seen):
+        first = spec("a")
+        await host.create(first, "agent")
+        await seen.state("a", RUNNING)
+        forbidden.append(first.containers[0].image)
+        newer = spec_pb2.SandboxSpec()
+        newer.CopyFrom(first)
+        newer.labels["new"] = "yes"
+        await host.update(newer)
+        await condition(lambda: runtime.count("update_sandbox") == 1)
+        newer.ephemeral_containers.add(
+            name="debug",
+            image=forbidden[0],
+            image_pull_policy=spec_pb2.IMAGE_PULL_POLICY_NEVER,
+        )
+        with pytest.raises(PoolFailure) as failure:
+            await host.update(newer)
+        assert failure.value.field == "ephemeral_containers[0].image"
+
+
+async def test_a_debug_container_has_the_volumes_that_were_made_with_its_sandbox() -> None:
+    runtime = FakeRuntime()
+    async with pool(runtime) as (host, seen):
+        first = spec("a")
+        first.volumes.add(name="there").empty_dir.SetInParent()
+        await host.create(first, "agent")
+        await seen.state("a", RUNNING)
+        newer = spec_pb2.SandboxSpec()
+        newer.CopyFrom(first)
+        newer.volumes.add(name="late").empty_dir.SetInParent()
+        debug = newer.ephemeral_containers.add(
+            name="debug",
+            image=first.containers[0].image,
+            image_pull_policy=spec_pb2.IMAGE_PULL_POLICY_NEVER,
+        )
+        mount = debug.mounts.add(volume="late", path="/v")
+        with pytest.raises(PoolFailure) as failure:
+            await host.update(newer)
+        assert failure.value.field == "ephemeral_containers[0].mounts[0].volume"
+        mount.volume = "there"
+        _, kept = await host.update(newer)
+        assert kept == ["volumes"]
+
+
+async def test_an_update_with_the_same_content_does_nothing_and_what_stays_is_named() -> None:
     runtime = FakeRuntime()
     async with pool(runtime) as (host, seen):
         first = spec("a")
@@ -304,13 +402,12 @@ async def test_an_update_with_the_same_content_does_nothing_and_a_wrong_one_is_n
         newer.CopyFrom(first)
         newer.volumes[0].files.files[0].content = b"2"
         newer.generation = 2
-        assert (await host.update(newer)).observed_generation == 2
+        sandbox, kept = await host.update(newer)
+        assert (sandbox.observed_generation, kept) == (2, [])
         await condition(lambda: runtime.count("update_sandbox") == 1)
         await host.update(newer)
         newer.containers[0].command.append("other")
-        with pytest.raises(PoolFailure) as failure:
-            await host.update(newer)
-        assert failure.value.field == "containers[0].command"
+        assert (await host.update(newer))[1] == ["containers[0].command"]
         with pytest.raises(PoolFailure) as failure:
             await host.update(first)
         assert (failure.value.kind, failure.value.field) == (REFUSED, "generation")

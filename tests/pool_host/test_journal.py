@@ -161,6 +161,7 @@ def test_who_stands_before_a_forgotten_end_gets_a_snapshot() -> None:
     while client.read():
         pass
     assert client.held == {"u4": 1} and client.snapshots == 2
+    assert [n for n in range(5) if journal.last_of(f"u{n}") is not None] == [2, 3]
 
 
 def test_another_epoch_and_the_future_get_a_snapshot() -> None:

@@ -16,7 +16,8 @@ from vknode.pool.runtimes.base import (
     ObservedState,
     RuntimeAway,
 )
-from vknode.pool.runtimes.sim.config import Latency, Outage, Script, SimConfig
+from vknode.pool.runtimes.sim.behaviour import Script
+from vknode.pool.runtimes.sim.config import Latency, Outage, SimConfig
 from vknode.pool.runtimes.sim.journal import Journal
 from vknode.pool.v1 import spec_pb2
 

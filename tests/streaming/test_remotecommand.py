@@ -84,6 +84,8 @@ def test_resize_split_anywhere(sizes: list[TerminalSize], cuts: list[int], gap: 
         b'{"Width":"9"}',
         b'{"W":{}}',
         b"{" + b" " * 2000,
+        b"{" + b" " * 2000 + b"}",
+        b"\v",  # white space to Python, not to JSON
     ],
 )
 def test_a_broken_resize_stream_ends_quietly(stream: bytes) -> None:

@@ -279,3 +279,13 @@ def test_settings_and_window_updates_change_nothing() -> None:
     assert server.receive_data(settings_frame + window) == []
     client.send_data(stream_id, bytes(1_000_000))  # no window is waited for
     assert len(joined(move(client, server), stream_id)) == 1_000_000
+
+
+@given(st.integers(1, 60), st.integers(1, 20))
+def test_data_of_no_stream_is_answered_once_a_frame(length: int, piece: int) -> None:
+    _, server = pair()
+    frame = data_frame_header(9, length, fin=True) + bytes(length)
+    for start in range(0, len(frame), piece):
+        server.receive_data(frame[start : start + piece])
+    reset = (9).to_bytes(4, "big") + int(RstStatus.INVALID_STREAM).to_bytes(4, "big")
+    assert server.data_to_send() == control_frame(FrameType.RST_STREAM, reset)

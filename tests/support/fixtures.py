@@ -11,14 +11,55 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.clusters import ClusterThread, running
+from tests.support import rights
 from tests.support.kube import Kube
 from vknode.devcluster.cluster import DevCluster, Refused, refuse_without_privileges
 from vknode.devcluster.programs.catalog import CONTAINERD, CONTROL_PLANE, ProgramsMissing
 from vknode.devcluster.programs.provide import require
+
+#: A cell and a folder of its host that namespaces named opened-… may use (`CRI`).
+OPENED_CELL = "az1-a"
+OPENED_FOLDER = Path("/tmp/vknode-opened")
+#: Three zones of two cells on three real containerds. The pools allow what Pods want of their host;
+#: the agent's configuration keeps it closed but for two kinds of namespaces, as an operator may.
+CRI: dict[str, Any] = {
+    "runtime": "cri",
+    "zones": 3,
+    "cells_per_zone": 2,
+    "pool_flags": (
+        "--allow-privileged",
+        "--allow-host-namespaces",
+        "--allow-host-path=/tmp",
+        "--allow-unsafe-sysctl=kernel.msg*",
+    ),
+    "agent_config": {
+        "privileges": [
+            {
+                "namespaces": ["opened-*"],
+                "cells": [OPENED_CELL],
+                "allow": {
+                    "hostPath": [str(OPENED_FOLDER)],
+                    "hostNetwork": True,
+                    "hostPID": True,
+                    "hostIPC": True,
+                    "privileged": True,
+                    "capabilities": ["SYS_ADMIN"],
+                    "unsafeSysctls": ["kernel.msg*"],
+                    "unconfined": True,
+                },
+            },
+            {  # scenarios that show to a kubelet and to us what a container can be given
+                "namespaces": ["security-*"],
+                "allow": {"capabilities": ["NET_ADMIN"], "unconfined": True},
+            },
+        ]
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -36,11 +77,16 @@ class Running:
 
 @contextmanager
 def started(**options: object) -> Iterator[Running]:
-    """A cluster of these DevCluster options; at the end no child may have crashed."""
+    """A cluster of these DevCluster options; at the end no child may have crashed, and the agent
+    have asked nothing that docs/agent-rights.md does not list."""
+    options = {"audit_users": [rights.AGENT], **options}
     with running(lambda folder: DevCluster(folder, **options)) as (cluster, thread):  # type: ignore[arg-type]  # options are DevCluster's own
         program = cluster.kubectl.program
         yield Running(cluster, thread, Kube(program, cluster.kubeconfig, "default"))
         assert not cluster.crashes, "\n".join(map(str, cluster.crashes))
+        seen = rights.requests(cluster.state.logs / "audit.log")
+        unlisted = rights.unlisted(seen, cluster.node_names)
+        assert not unlisted, "not in docs/agent-rights.md: " + "; ".join(unlisted)
 
 
 @contextmanager
@@ -74,7 +120,7 @@ def cri() -> Iterator[Running]:
         refuse_without_privileges()
     except Refused as problem:
         pytest.skip(str(problem))
-    with started(runtime="cri", zones=3, cells_per_zone=2) as cluster:
+    with started(**CRI) as cluster:
         yield cluster
 
 

@@ -8,11 +8,26 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from tests.support.until import until
 
 Object = dict[str, Any]
+
+
+class Background(subprocess.Popen[bytes]):
+    """A kubectl that a failing test does not wait for: `with` kills it then."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            self.kill()
+        super().__exit__(kind, error, trace)
 
 
 @dataclass(frozen=True)
@@ -58,8 +73,8 @@ class Kube:
     def out(self, *args: str, timeout: float = 120.0) -> str:
         return self.run(*args, timeout=timeout).stdout
 
-    def popen(self, *args: str, **options: Any) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(self.argv(*args), env=self.environment(), **options)
+    def popen(self, *args: str, **options: Any) -> Background:
+        return Background(self.argv(*args), env=self.environment(), **options)
 
     def apply(self, *objects: Object | str) -> None:
         for one in objects:

@@ -309,3 +309,71 @@ def test_variables_may_use_services() -> None:
         Resolved(services=[_KUBERNETES]),
     )
     assert env["API"] == "https://10.96.0.1"
+
+
+def test_variables_from_files_are_left_to_the_pool() -> None:
+    spec = """
+    volumes: [{name: shared, emptyDir: {}}]
+    containers:
+    - name: web
+      image: i
+      env:
+      - {name: A, value: before}
+      - name: A
+        valueFrom: {fileKeyRef: {volumeName: shared, path: d/env, key: K, optional: true}}
+      - {name: B, valueFrom: {fileKeyRef: {volumeName: shared, path: env, key: B}}}
+      - {name: B, value: after}
+      - {name: C, value: $(B)}
+    """
+    env = spec_of(pod(spec)).containers[0].env
+    assert [(variable.name, variable.value, variable.HasField("file")) for variable in env] == [
+        ("A", "before", False),
+        ("B", "after", False),
+        ("C", "after", False),
+        ("A", "", True),
+    ]
+    file = env[-1].file
+    assert (file.volume, file.path, file.key, file.optional) == ("shared", "d/env", "K", True)
+
+
+def test_a_file_in_a_volume_that_nobody_mounts_cannot_be_read() -> None:
+    one = pod(
+        """
+        volumes: [{name: shared, emptyDir: {}}]
+        containers:
+        - name: web
+          image: i
+          env: [{name: B, valueFrom: {fileKeyRef: {volumeName: shared, path: env, key: B}}}]
+        """,
+        mount_all=False,
+    )
+    assert spec_of(one).containers[0].config_error == (
+        'cannot find the volume "shared" referenced by FileKeyRef'
+    )
+
+
+def test_an_init_container_that_is_named_gets_no_default_limit() -> None:
+    """As a kubelet does it: only main containers get the node's where they have none."""
+    named = "{containerName: init, resource: limits.memory}"
+    env = env_of(
+        pod(
+            f"""
+            initContainers: [{{name: init, image: i}}]
+            containers:
+            - name: web
+              image: i
+              env:
+              - {{name: INIT, valueFrom: {{resourceFieldRef: {named}}}}}
+              - {{name: WEB, valueFrom: {{resourceFieldRef: {{resource: limits.cpu}}}}}}
+              - {{name: HUGE, valueFrom: {{resourceFieldRef: {{resource: limits.hugepages-2Mi}}}}}}
+            """
+        )
+    )
+    assert env == {"INIT": "0", "WEB": "8", "HUGE": "0"}
+
+
+def test_a_service_called_kubernetes_of_the_pods_own_namespace_wins() -> None:
+    own = _service("kubernetes", "shop", "10.96.7.7", {"port": 1})
+    for services in ([_KUBERNETES, own], [own, _KUBERNETES]):
+        env = env_of(pod(), Resolved(services=services))
+        assert env["KUBERNETES_SERVICE_HOST"] == "10.96.7.7"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from tests.translate.builders import UID, pod, spec_of
 from vknode.translate.facts import TokenNeed
-from vknode.translate.needs import Reference, needs
+from vknode.translate.needs import Reference, may_start_again, needs
 
 _POD = pod(
     """
@@ -47,17 +51,27 @@ def test_every_reference_is_found_with_its_uses() -> None:
             "settings",
             False,
             ("spec.containers[0].envFrom[0]", "spec.containers[0].env[1]", "spec.volumes[0]"),
+            mounted=True,
+            env=True,
         ),
         "kube-root-ca.crt": Reference(
-            "kube-root-ca.crt", False, ("spec.volumes[2].projected.sources[0]",)
+            "kube-root-ca.crt", False, ("spec.volumes[2].projected.sources[0]",), mounted=True
         ),
     }
     assert found.secrets == {
         "registry": Reference(
-            "registry", False, ("spec.initContainers[0].envFrom[0]", "spec.imagePullSecrets[0]")
+            "registry",
+            False,
+            ("spec.initContainers[0].envFrom[0]", "spec.imagePullSecrets[0]"),
+            env=True,
+            pull=True,
         ),
-        "keys": Reference("keys", False, ("spec.containers[0].env[2]", "spec.volumes[1]")),
-        "more-keys": Reference("more-keys", True, ("spec.volumes[2].projected.sources[1]",)),
+        "keys": Reference(
+            "keys", False, ("spec.containers[0].env[2]", "spec.volumes[1]"), mounted=True, env=True
+        ),
+        "more-keys": Reference(
+            "more-keys", True, ("spec.volumes[2].projected.sources[1]",), mounted=True
+        ),
     }
 
 
@@ -83,3 +97,16 @@ def test_what_nobody_mounts_is_not_waited_for() -> None:
     one = pod("volumes: [{name: v, configMap: {name: gone}}]", mount_all=False)
     assert needs(one).config_maps == {}
     assert list(spec_of(one).volumes) == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "again"),
+    [
+        ({"restartPolicy": "Never"}, False),
+        ({"restartPolicy": "OnFailure"}, True),
+        ({"restartPolicy": "Never", "initContainers": [{"name": "first"}]}, True),
+        ({"restartPolicy": "Never", "containers": [{"restartPolicy": "Always"}]}, True),
+    ],
+)
+def test_what_never_starts_again_needs_no_later_look(spec: dict[str, Any], again: bool) -> None:
+    assert may_start_again({"spec": {"containers": [{"name": "main"}], **spec}}) is again

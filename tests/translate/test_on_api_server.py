@@ -11,11 +11,12 @@ import yaml
 
 from tests.conftest import ControlPlaneHandle
 from tests.translate.builders import FACTS, NODE, Json, config_map
+from tests.translate.openapi import fields
 from tests.translate.test_status import ended, running, sandbox
 from vknode.devcluster.kubectl import KubectlFailed
-from vknode.pool.v1 import spec_pb2
+from vknode.pool.v1 import spec_pb2, status_pb2
 from vknode.translate.facts import Resolved, rfc3339
-from vknode.translate.fields import check
+from vknode.translate.fields import check, row_for
 from vknode.translate.needs import needs
 from vknode.translate.patch import STATUS_PATCH_TYPE, status_patch
 from vknode.translate.spec import sandbox_spec
@@ -176,6 +177,43 @@ def test_failures_are_accepted(server: Server, kind: str) -> None:
     assert stored["phase"] == "Failed"
     assert _same(stored, new), (stored, new)
     assert any(entry["type"] == "PodScheduled" for entry in stored["conditions"])
+
+
+def test_every_field_of_the_api_server_has_a_row(control_plane: ControlPlaneHandle) -> None:
+    """A field that the table does not know fails here first, and must be decided upon."""
+    document = json.loads(control_plane.kubectl("get", "--raw", "/openapi/v3/api/v1"))
+    found = list(fields(document, "io.k8s.api.core.v1.PodSpec", "spec"))
+    assert [path for path in found if row_for(path) is None] == []
+    known = Path(__file__).parent / "podspec-fields-v0.37.txt"
+    assert found == known.read_text().split(), f"write the new list into {known.name}"
+
+
+def test_a_resize_is_stored_and_taken_back(server: Server) -> None:
+    server.create(_POD)
+    one = server.bind()
+    uid = one["metadata"]["uid"]
+    init = [ended("setup")]
+    resize = status_pb2.Resize(
+        pending_reason="Deferred",
+        pending_message="no room",
+        pending_generation=1,
+        in_progress=True,
+        error="why",
+        in_progress_generation=1,
+    )
+    aside = spec_pb2.Resources(requests={"cpu": "50m", "memory": "64Mi"}, limits={"memory": "64Mi"})
+    web = running("web", allocated=aside, resources=aside)
+    busy = sandbox("RUNNING", web, running("aside"), init_containers=init, resize=resize)
+    new = pod_status(one, busy, FACTS)
+    stored = server.patch(status_patch(uid, one["status"], new))
+    assert _same(stored["status"], new), (stored["status"], new)
+    assert stored["status"]["containerStatuses"][1]["allocatedResources"]["cpu"] == "50m"
+    done = pod_status(
+        stored, sandbox("RUNNING", running("web"), running("aside"), init_containers=init), FACTS
+    )
+    after = server.patch(status_patch(uid, stored["status"], done))["status"]
+    assert _same(after, done), (after, done)
+    assert not [entry for entry in after["conditions"] if "Resize" in entry["type"]]
 
 
 def test_another_pod_of_the_same_name_is_not_touched(server: Server) -> None:

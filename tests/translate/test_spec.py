@@ -460,3 +460,56 @@ def test_expansion_sees_variables_of_services() -> None:
     one = container_pod("args: ['$(KUBERNETES_SERVICE_HOST)']")
     assert list(spec_of(one, resolved).containers[0].args) == ["10.96.0.1"]
     assert "KUBERNETES_SERVICE_HOST" in env_of(one, resolved)
+
+
+def test_commands_of_probes_see_literal_variables_and_hooks_none() -> None:
+    """A kubelet expands a probe's command with what env says literally: no references of
+    references, nothing of other sources."""
+    container = spec_of(
+        container_pod(
+            """
+            env:
+            - {name: A, value: x}
+            - {name: B, value: $(A)}
+            - {name: C, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+            livenessProbe: {exec: {command: ['$(A)', '$(B)', '<$(C)>', '$(NONE)', '$$(A)']}}
+            lifecycle: {preStop: {exec: {command: ['$(A)']}}}
+            """
+        )
+    ).containers[0]
+    assert list(container.liveness_probe.handler.exec.command) == [
+        "x", "$(A)", "<>", "$(NONE)", "$(A)",
+    ]  # fmt: skip
+    assert list(container.pre_stop.exec.command) == ["$(A)"]
+
+
+def test_which_resizes_restart_a_container() -> None:
+    container = spec_of(
+        container_pod(
+            """
+            resizePolicy:
+            - {resourceName: cpu, restartPolicy: NotRequired}
+            - {resourceName: memory, restartPolicy: RestartContainer}
+            """
+        )
+    ).containers[0]
+    assert list(container.resize_restarts) == ["memory"]
+
+
+def test_sysctls_may_be_written_with_slashes() -> None:
+    security = spec_of(
+        pod(
+            """
+            securityContext:
+              sysctls:
+              - {name: kernel/shm_rmid_forced, value: '1'}
+              - {name: net.ipv4.tcp_syncookies, value: '0'}
+              - {name: net/ipv4/conf/eth0.1/forwarding, value: '1'}
+            """
+        )
+    ).security
+    assert dict(security.sysctls) == {
+        "kernel.shm_rmid_forced": "1",
+        "net.ipv4.tcp_syncookies": "0",
+        "net.ipv4.conf.eth0/1.forwarding": "1",
+    }

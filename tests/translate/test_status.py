@@ -88,6 +88,20 @@ def conditions(status: Json) -> dict[str, str]:
     }
 
 
+def test_a_pod_is_pending_until_each_container_has_been_started() -> None:
+    one = pod("containers: [{name: web}, {name: other}]")
+    half = sandbox("RUNNING", running(), waiting("other", "CreateContainerConfigError"))
+    assert pod_status(one, half, FACTS)["phase"] == "Pending"
+    both = sandbox("RUNNING", running(), running("other"))
+    up = pod_status(one, both, FACTS)
+    assert up["phase"] == "Running"
+    # A phase never goes back, and what has run once may wait.
+    assert pod_status(one, half, FACTS, old=up)["phase"] == "Running"
+    crashed = waiting("other", "CrashLoopBackOff")
+    crashed.last_termination.terminated.exit_code = 1
+    assert pod_status(one, sandbox("RUNNING", running(), crashed), FACTS)["phase"] == "Running"
+
+
 def detail(status: Json, kind: str) -> Json:
     found: Json = next(one for one in status["conditions"] if one["type"] == kind)
     return found

@@ -29,25 +29,36 @@ from typing import Any
 
 import structlog
 
+from vknode.agent.admitter import Admitter
+from vknode.agent.claims import Claims
 from vknode.agent.config import AgentConfig, PoolConfig
 from vknode.agent.events import EventRecorder
 from vknode.agent.leases import LeaseKeeper
 from vknode.agent.links import Link
 from vknode.agent.losses import Losses
+from vknode.agent.metric_families import READY
+from vknode.agent.metric_sources import publish, publish_certificates
 from vknode.agent.metrics import AgentMetrics, MetricsServer
-from vknode.agent.node_objects import NodeSettings
+from vknode.agent.node_objects import NodeSettings, allocatable
+from vknode.agent.node_ports import NodePorts
 from vknode.agent.nodes import NodeController
 from vknode.agent.orphan_source import AgentOrphans
 from vknode.agent.orphans import OrphanCollector, OrphanRule
+from vknode.agent.pod_certificates import PodCertificates
 from vknode.agent.pod_record import Placement, PodRecord
 from vknode.agent.pod_report import PodReport
 from vknode.agent.pod_steps import PodSteps
-from vknode.agent.pod_store import PodStore, decode_pod
+from vknode.agent.pod_store import PodObject, PodStore, decode_pod
+from vknode.agent.privileges import Privileges
 from vknode.agent.references import References
+from vknode.agent.refresh import Refresher
 from vknode.agent.service_store import ServiceStore, decode_service
+from vknode.agent.serving_certificate import ServingPair
+from vknode.agent.serving_requests import ServingRequests
 from vknode.agent.spec_builder import SpecBuilder
 from vknode.agent.status_writer import StatusWriter
 from vknode.agent.sync import PodSync
+from vknode.agent.trust_bundles import TrustBundles
 from vknode.kube.client import KubeClient
 from vknode.kube.connection import Connection, connect
 from vknode.kube.errors import ApiError, Unreachable
@@ -82,7 +93,7 @@ def make_link(pool: PoolConfig) -> Link:
 
 class Agent:
     """One agent. `open`, then `run`, then `close`; `store`, `records` and `links` are what the
-    kubelet API reads."""
+    kubelet API reads; `refresher` is there while it runs."""
 
     def __init__(
         self,
@@ -102,7 +113,11 @@ class Agent:
         self._make_link = link
         self._connection: Connection | None = None
         self._placements: dict[str, tuple[object, str, Placement]] = {}
+        self._use_certificate: Callable[[ServingPair], None] | None = None
         self._nodes: NodeController
+        self.refresher: Refresher
+        self.metrics.pull(READY, lambda: float(self.ready))
+        publish_certificates(self.metrics, config)
 
     # -- open and close --------------------------------------------------------------------
 
@@ -142,15 +157,28 @@ class Agent:
                 log.warning("api_server_not_reached", error=str(error))
                 await asyncio.sleep(1.0)
 
+    def ask_for_certificate(self, use: Callable[[ServingPair], None]) -> None:
+        """Before `run`: `use` takes the kubelet API's certificates that the cluster issues."""
+        self._use_certificate = use
+
+    @property
+    def client(self) -> KubeClient:
+        """Requests to the API server; there from `open` on."""
+        return self._client
+
     # -- running ---------------------------------------------------------------------------
 
-    async def run(self, kubelet_port: int | None, stop: asyncio.Event) -> None:
-        """Runs until `stop` is set, then ends in order. `kubelet_port` is the one really bound.
+    async def run(
+        self, kubelet_port: int | None, stop: asyncio.Event, ports: NodePorts | None = None
+    ) -> None:
+        """Runs until `stop` is set, then ends in order. `kubelet_port` is the one really bound
+        for all nodes, `ports` gives each its own.
 
         Raises what ends an agent: NodeNameConflict, Unauthorized, Forbidden at the start, and
         defects."""
         client, config = self._client, self.config
         events = EventRecorder(client)
+        claims = Claims(events, self.metrics, self.place)
         leases = LeaseKeeper(client, duration=config.lease.duration, renew=config.lease.renew)
         self._nodes = nodes = NodeController(
             client,
@@ -158,23 +186,46 @@ class Agent:
             self.links,
             leases,
             settings=NodeSettings.from_config(config, kubelet_port),
+            ports=ports,
             events=events,
+            claims=claims,
             reflector_options=self._reflector_options,
         )
         services = ServiceStore()
         service_watch = self._reflector("/api/v1/services", decode_service, services)
         report = PodReport(self.store, self.records, self.place, self.metrics.timings)
-        writer = StatusWriter(client, report)
+        writer = StatusWriter(client, report, took=self.metrics.status_patch_seconds.observe)
         report.on_repeat(writer.mark)
+        trust = TrustBundles(client, self._reflector_options)
+        certificates = PodCertificates(client, self._node_uid, self._reflector_options)
+        references = References(
+            client,
+            services.for_namespace,
+            trust=trust.resolve,
+            certificates=certificates.resolve,
+        )
+        self.refresher = refresher = Refresher(
+            client,
+            references,
+            self._living,
+            limit=config.max_reference_watches,
+            trust=trust,
+            certificates=certificates,
+            options=self._reflector_options,
+        )
+        admitter = Admitter(client, self.store, self.records, nodes.observed)
         steps = PodSteps(
             client=client,
             store=self.store,
             place=self.place,
-            builder=SpecBuilder(References(client, services.for_namespace)),
+            builder=SpecBuilder(references, Privileges(config.privileges)),
+            admitter=admitter,
+            refresher=refresher,
             writer=writer,
             events=events,
             metrics=self.metrics,
             owner=self.owner,
+            claims=claims,
         )
         orphan_rule = OrphanRule(config.deletion.brake_share, config.deletion.brake_minimum)
         sync = PodSync(
@@ -183,10 +234,13 @@ class Agent:
             links=self.links,
             place=self.place,
             steps=steps,
+            admitter=admitter,
+            refresher=refresher,
             writer=writer,
             metrics=self.metrics,
             owner=self.owner,
             losses=Losses(orphan_rule.allowed),
+            claims=claims,
         )
         orphans = OrphanCollector(
             orphan_rule,
@@ -203,16 +257,43 @@ class Agent:
             ),
         )
         sync.on_suspicion(orphans.look_soon)
+        refresher.on_stale(sync.refresh)
+        certificates.on_warning(steps.warn)
         # All bound Pods of the cluster, also for an agent of few nodes: its nodes come and go with
         # the pools' cells, and a watch by spec.nodeName would be one a node, begun anew each time.
         pod_watch = self._reflector(
             "/api/v1/pods", decode_pod, sync, field_selector="spec.nodeName!="
         )
         nodes.on_node_changed(sync.node_changed)
+        asking: list[Coroutine[Any, Any, Any]] = []
+        if self._use_certificate is not None:
+            serving = ServingRequests(
+                client,
+                lambda: [name for name in nodes.node_names if nodes.identity(name) is not None],
+                config.kubelet.address,
+                self._use_certificate,
+                folder=config.kubelet.cert_directory,
+                options=self._reflector_options,
+            )
+            nodes.on_node_changed(serving.node_changed)
+            asking.append(serving.run())
         for link in self.links:
             link.serve(sync)
             link.on_cells_changed(partial(sync.cells_changed, link))
-        self._publish(sync, writer, events, pod_watch)
+        publish(
+            self.metrics,
+            client=client,
+            store=self.store,
+            records=self.records,
+            links=self.links,
+            nodes=nodes,
+            leases=leases,
+            sync=sync,
+            refresher=refresher,
+            writer=writer,
+            events=events,
+            watches={"pods": pod_watch.stats, "services": service_watch.stats},
+        )
 
         async def pods() -> None:
             # Containers see the Services of their start: without the list they would see none.
@@ -245,7 +326,9 @@ class Agent:
                     service_watch.run(),
                     pods(),
                     sync.run(),
+                    refresher.run(),
                     orphans.run(),
+                    *asking,
                     *(link.run() for link in self.links),
                 ],
                 announce(),
@@ -279,7 +362,10 @@ class Agent:
     # -- nodes to pools --------------------------------------------------------------------
 
     def place(self, node: str) -> Placement | None:
-        """What is behind a node's name; None unless it is registered and ours."""
+        """What is behind a node's name; None unless it is registered and ours, and before
+        `run`."""
+        if not hasattr(self, "_nodes"):
+            return None
         identity = self._nodes.identity(node)
         if identity is None:
             return None
@@ -296,74 +382,37 @@ class Agent:
             tenant=self.config.tenant,
             cluster_domain=self.config.kubelet.cluster_domain,
             cluster_dns=self.config.kubelet.cluster_dns,
-            allocatable={} if cell is None else dict(cell.allocatable) or dict(cell.capacity),
+            allocatable=({} if cell is None else allocatable(cell, self.config.extended_resources)),
+            extended_resources=self.config.extended_resources,
+            host_dns=cell.info.host_dns if cell and cell.info.HasField("host_dns") else None,
         )
         place = Placement(node, identity.uid, link, facts)
         self._placements[node] = (cell, identity.uid, place)
         return place
+
+    @property
+    def registered_nodes(self) -> list[str]:
+        """By name; none before `run`."""
+        nodes: NodeController | None = getattr(self, "_nodes", None)
+        if nodes is None:
+            return []
+        return sorted(name for name in nodes.node_names if nodes.identity(name) is not None)
 
     def _all_places(self) -> Iterator[Placement]:
         for name in self._nodes.node_names:
             if (place := self.place(name)) is not None:
                 yield place
 
-    def _publish(
-        self, sync: PodSync, writer: StatusWriter, events: EventRecorder, pods: Reflector[Any]
-    ) -> None:
-        """Numbers that are counted anyway, read when a scraper asks."""
-        metrics, client = self.metrics, self._client
-        metrics.pull_gauge("vknode_pod_queue", "Pods to work on, by pool", sync.depths)
-        metrics.pull_gauge(
-            "vknode_pods",
-            "Pods known and Pods of our nodes",
-            lambda: {"watched": len(self.store), "ours": len(self.records)},
-        )
-        metrics.pull_gauge(
-            "vknode_status_queue", "Statuses to write", lambda: {"pods": writer.depth}
-        )
-        metrics.pull_gauge(
-            "vknode_sandboxes",
-            "Sandboxes in the view of each pool",
-            lambda: {link.name: len(link.sandboxes) for link in self.links},
-        )
-        metrics.pull_gauge(
-            "vknode_pool_reachable",
-            "1 while the pool's streams are open",
-            lambda: {link.name: float(link.reachable) for link in self.links},
-        )
-        metrics.pull_gauge(
-            "vknode_nodes", "Nodes of this agent", lambda: {"all": len(self._nodes.node_names)}
-        )
-        metrics.pull_counter(
-            "vknode_status_patches",
-            "PATCH requests to /status of Pods",
-            lambda: {"sent": writer.patches, "retried": writer.retries, "dropped": writer.drops},
-        )
-        metrics.pull_counter(
-            "vknode_api_requests",
-            "Requests to the API server, by method",
-            lambda: dict(client.stats.requests),
-        )
-        metrics.pull_counter(
-            "vknode_api_errors",
-            "Failed requests to the API server, by HTTP status; 0: no answer",
-            lambda: {str(status): count for status, count in client.stats.errors.items()},
-        )
-        metrics.pull_counter(
-            "vknode_pod_watch",
-            "The Pod watch",
-            lambda: {
-                "events": pods.stats.events,
-                "relists": pods.stats.relists,
-                "restarts": pods.stats.restarts,
-                "undecodable": pods.stats.undecodable,
-            },
-        )
-        metrics.pull_counter(
-            "vknode_events",
-            "Events on Pods and Nodes",
-            lambda: {"created": events.stats.created, "dropped": events.dropped},
-        )
+    def _node_uid(self, node: str) -> str | None:
+        identity = self._nodes.identity(node)
+        return None if identity is None else identity.uid
+
+    def _living(self) -> Iterator[PodObject]:
+        """The Pods of our nodes that have not ended."""
+        for uid in self.records:
+            pod = self.store.get(uid)
+            if pod is not None and not (pod.deleting or pod.terminal):
+                yield pod
 
 
 async def _run_all(

@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vknode.agent import names
+from vknode.agent.config_privileges import read_patterns, read_privileges
 from vknode.agent.config_reader import ConfigError, Reader, duplicates, load_yaml
+from vknode.agent.patterns import EVERY
+from vknode.agent.privileges import Grant
 
 __all__ = ["AgentConfig", "ConfigError", "load_config"]
 
@@ -22,7 +25,9 @@ UNIX_PREFIX = "unix:"
 # sockaddr_un has 108 bytes, the last one 0.
 MAX_UNIX_PATH = 107
 MAX_DNS_SERVERS = 3
-ANYBODY = "*"
+AUTHORIZATION_MODES = ("Webhook", "AlwaysAllow")
+# Below the NodePorts of Services (30000 on) and the kernel's own choices (32768 on).
+NODE_PORTS = (20250, 29999)
 
 
 @dataclass(frozen=True)
@@ -37,11 +42,13 @@ class TLSFiles:
 
 @dataclass(frozen=True)
 class PoolConfig:
-    """`endpoint` is `unix:/PATH` or `HOST:PORT`; the latter always has `tls`."""
+    """`endpoint` is `unix:/PATH` or `HOST:PORT`; the latter always has `tls`. `cells`: names, or
+    prefixes with "*", of those that it may announce; all others are refused."""
 
     name: str
     endpoint: str
     tls: TLSFiles | None = None
+    cells: tuple[str, ...] = (EVERY,)
 
 
 @dataclass(frozen=True)
@@ -52,18 +59,44 @@ class Taint:
 
 
 @dataclass(frozen=True)
+class KubeletAuthentication:
+    """Who uses the kubelet API, beside certificates of `client_ca`: bearer tokens, by
+    TokenReview; a good one is remembered for `cache_seconds`."""
+
+    token_review: bool = True
+    cache_seconds: float = 120.0
+
+
+@dataclass(frozen=True)
+class KubeletAuthorization:
+    """What they may do, by SubjectAccessReview; seconds for which its yes and no are remembered.
+    `always_allow`: everything, for development."""
+
+    always_allow: bool = False
+    authorized_seconds: float = 300.0
+    unauthorized_seconds: float = 30.0
+
+
+@dataclass(frozen=True)
 class KubeletConfig:
-    """The kubelet API's listener (port 0: the kernel chooses; no `allowed_client_names`: anybody
-    with a certificate of `client_ca`), and the DNS of Pods, under the
-    names of a kubelet's own configuration. Without `cluster_dns` Pods use their cell's resolver.
+    """The kubelet API's listeners (`port`, shared by all nodes, 0: the kernel chooses;
+    `node_ports`, first and last of those that nodes have as their own, None: the kernel chooses),
+    who may use it, and the DNS of Pods, under the names of a kubelet's own configuration. Without
+    `cluster_dns` Pods use their cell's resolver.
     """
 
     address: str = "127.0.0.1"
     port: int = 10250
+    node_ports: tuple[int, int] | None = NODE_PORTS
     serving_cert: Path | None = None
     serving_key: Path | None = None
+    # Instead of the two: asked for from the cluster (and kept in this folder), or self-signed.
+    server_tls_bootstrap: bool = False
+    cert_directory: Path | None = None
+    self_signed: bool = False
     client_ca: Path | None = None
-    allowed_client_names: tuple[str, ...] = ()
+    authentication: KubeletAuthentication = field(default_factory=KubeletAuthentication)
+    authorization: KubeletAuthorization = field(default_factory=KubeletAuthorization)
     cluster_dns: tuple[str, ...] = ()
     cluster_domain: str = "cluster.local"
 
@@ -102,6 +135,12 @@ class AgentConfig:
     # Seconds a cell must be missing from its pool's list before its Node is deleted.
     cell_gone_after: float = 300.0
     deletion: DeletionConfig = field(default_factory=DeletionConfig)
+    # Kubernetes' name of an extended resource -> the pools' name of it.
+    extended_resources: dict[str, str] = field(default_factory=dict)
+    # What of their cells' hosts Pods may have. Nothing by default.
+    privileges: tuple[Grant, ...] = ()
+    # ConfigMaps and Secrets that are watched at once for running Pods.
+    max_reference_watches: int = 500
     # HOST:PORT of the metrics listener; empty switches it off.
     metrics_listen: str = "127.0.0.1:0"
     tenant: str = "default"
@@ -111,13 +150,14 @@ class AgentConfig:
 def load_config(file: Path) -> AgentConfig:
     """Reads and checks the file. Raises `ConfigError` with every problem found."""
     root = Reader(file, load_yaml(file))
+    pools = _pools(root)
     config = AgentConfig(
         file=file,
         name=root.text(
             "name", "vknode", check=names.is_dns_label, expected="a name of a-z, 0-9 and '-'"
         ),
         kubeconfig=root.path_to("kubeconfig", "a kubeconfig file, or leave the key out in-cluster"),
-        pools=_pools(root),
+        pools=pools,
         node_name_template=_template(root),
         node_labels=_labels(root),
         taints=tuple(_taint(reader) for reader in root.sections("taints")),
@@ -125,6 +165,9 @@ def load_config(file: Path) -> AgentConfig:
         lease=_lease(root.section("lease")),
         **_pool_times(root.section("pool")),
         deletion=_deletion(root.section("deletion")),
+        extended_resources=_extended_resources(root),
+        privileges=read_privileges(root, [pool.name for pool in pools]),
+        max_reference_watches=_references(root.section("references")),
         metrics_listen=_metrics(root.section("metrics")),
         tenant=root.text("tenant", "default", check=names.is_dns_label, expected="a DNS label"),
         log_format=root.choice("logFormat", "json", ("json", "console")),
@@ -181,8 +224,9 @@ def _pool(reader: Reader) -> PoolConfig:
                 "is missing, and a pool over TCP needs mutual TLS",
                 "add tls: {ca: FILE, cert: FILE, key: FILE}",
             )
+    cells = read_patterns(reader, "cells", names.is_dns_name, "a cell")
     reader.finish()
-    return PoolConfig(name, endpoint, tls)
+    return PoolConfig(name, endpoint, tls, cells or (EVERY,))
 
 
 def _tls(reader: Reader) -> TLSFiles | None:
@@ -274,28 +318,38 @@ def _taint(reader: Reader) -> Taint:
 
 def _kubelet(reader: Reader) -> KubeletConfig:
     address = reader.text("address", "127.0.0.1", check=_is_address, expected="an IP address")
-    client_names = reader.texts("allowedClientNames")
+    reader.removed(
+        "allowedClientNames",
+        "the cluster's RBAC says who may use the kubelet API",
+        "remove it, and bind the ClusterRole system:kubelet-api-admin to the name in the API "
+        "server's --kubelet-client-certificate unless its group may do everything already",
+    )
     kubelet = KubeletConfig(
         address=address,
         port=reader.integer("port", 10250, 0, 65535),
+        node_ports=reader.port_range("nodePorts", NODE_PORTS),
         serving_cert=reader.path_to("servingCert", "the server's certificate (PEM)"),
         serving_key=reader.path_to("servingKey", "the server's key (PEM)"),
+        server_tls_bootstrap=reader.flag("serverTLSBootstrap", False),
+        cert_directory=reader.folder("certDirectory"),
+        self_signed=reader.flag("selfSigned", False),
         client_ca=reader.path_to("clientCA", "the CA of the API server's client certificate"),
-        allowed_client_names=() if client_names == (ANYBODY,) else client_names,
+        authentication=_authentication(reader.section("authentication")),
+        authorization=_authorization(reader.section("authorization")),
         cluster_dns=reader.texts("clusterDNS"),
         cluster_domain=reader.text(
             "clusterDomain", "cluster.local", check=names.is_dns_name, expected="a DNS name"
         ),
     )
-    # This CA often signs users' certificates too, and nobody asks here what those may do.
-    if kubelet.client_ca is not None and not client_names:
-        reader.problem(
-            "allowedClientNames",
-            "is missing, so that everybody with a certificate of clientCA could run commands "
-            "in every Pod",
-            "name the one in the API server's --kubelet-client-certificate, mostly "
-            f"kube-apiserver-kubelet-client, or [{ANYBODY!r}]",
-        )
+    if kubelet.node_ports is not None and kubelet.port:
+        first, last = kubelet.node_ports
+        if first <= kubelet.port <= last:
+            reader.problem(
+                "nodePorts",
+                f"{first}-{last} contains {reader.field('port')} ({kubelet.port}), which all "
+                "nodes share",
+                "move one of them",
+            )
     for index, server in enumerate(kubelet.cluster_dns):
         if not _is_address(server):
             where = f"clusterDNS[{index}]"
@@ -308,8 +362,46 @@ def _kubelet(reader: Reader) -> KubeletConfig:
     if (kubelet.serving_cert is None) != (kubelet.serving_key is None):
         missing = "servingKey" if kubelet.serving_key is None else "servingCert"
         reader.problem(missing, "is missing beside its counterpart", "give both or neither")
+    sources = {
+        "servingCert": kubelet.serving_cert is not None,
+        "serverTLSBootstrap": kubelet.server_tls_bootstrap,
+        "selfSigned": kubelet.self_signed,
+    }
+    chosen = [key for key, is_given in sources.items() if is_given]
+    if len(chosen) > 1:
+        reader.problem(
+            chosen[1], f"is given beside {chosen[0]}", "the server has one certificate: keep one"
+        )
+    if kubelet.cert_directory is not None and not kubelet.server_tls_bootstrap:
+        reader.problem(
+            "certDirectory", "is given without serverTLSBootstrap", "set that, or remove it"
+        )
     reader.finish()
     return kubelet
+
+
+def _authentication(reader: Reader) -> KubeletAuthentication:
+    webhook = reader.section("webhook")
+    found = KubeletAuthentication(
+        token_review=webhook.flag("enabled", True),
+        cache_seconds=webhook.number("cacheTTLSeconds", 120.0, 0, 3600),
+    )
+    webhook.finish()
+    reader.finish()
+    return found
+
+
+def _authorization(reader: Reader) -> KubeletAuthorization:
+    mode = reader.choice("mode", "Webhook", AUTHORIZATION_MODES)
+    webhook = reader.section("webhook")
+    found = KubeletAuthorization(
+        always_allow=mode == "AlwaysAllow",
+        authorized_seconds=webhook.number("cacheAuthorizedTTLSeconds", 300.0, 0, 3600),
+        unauthorized_seconds=webhook.number("cacheUnauthorizedTTLSeconds", 30.0, 0, 3600),
+    )
+    webhook.finish()
+    reader.finish()
+    return found
 
 
 def _is_address(text: str) -> bool:
@@ -353,6 +445,25 @@ def _deletion(reader: Reader) -> DeletionConfig:
     )
     reader.finish()
     return deletion
+
+
+def _extended_resources(root: Reader) -> dict[str, str]:
+    mapping = root.text_mapping("extendedResources")
+    for name, of_pools in mapping.items():
+        where = f"extendedResources[{name}]"
+        if "/" not in name or not names.is_label_key(name) or names.is_kubernetes_label(name):
+            root.problem(where, "is no extended resource", "write a name such as example.com/gpu")
+        if not of_pools:
+            root.problem(where, "names no resource of a pool", "write the name that cells announce")
+    for twice in duplicates(mapping.values()):
+        root.problem("extendedResources", f"{twice!r} has two names", "remove one of them")
+    return mapping
+
+
+def _references(reader: Reader) -> int:
+    limit = reader.integer("maxWatches", 500, 0, 100_000)
+    reader.finish()
+    return limit
 
 
 def _metrics(reader: Reader) -> str:

@@ -57,7 +57,8 @@ def load_yaml(file: Path) -> Any:
     except UnicodeDecodeError:
         raise ConfigError(file, [f"{file}: is not UTF-8 text; save it as UTF-8"]) from None
     try:
-        document = yaml.load(text, Loader=_UniqueKeyLoader)  # a SafeLoader
+        # A SafeLoader, which bandit does not see.
+        document = yaml.load(text, Loader=_UniqueKeyLoader)  # nosec B506
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -121,6 +122,12 @@ class Reader:
     def has(self, key: str) -> bool:
         return self._values.get(key) is not None
 
+    def removed(self, key: str, why: str, fix: str) -> None:
+        """A key of an earlier version: told what to do instead, not that it is unknown."""
+        if key in self._values:
+            del self._values[key]
+            self.problem(key, f"was removed: {why}", fix)
+
     def is_empty(self, key: str) -> bool:
         """Whether the key is there with an empty text (not: left out)."""
         return self._values.get(key) == ""
@@ -150,7 +157,7 @@ class Reader:
     ) -> str:
         value = self._typed(key, str, "a text")
         if value is None or value == "":
-            if required and not self._reported(key):
+            if required and not self.reported(key):
                 self.problem(key, "is missing", f"write {expected or 'a text'}")
             return default
         if check is not None and not check(value):
@@ -187,11 +194,37 @@ class Reader:
             return default
         return int(value)
 
+    def flag(self, key: str, default: bool = False) -> bool:
+        value = self._typed(key, bool, "true or false")
+        return default if value is None else bool(value)
+
+    def port_range(self, key: str, default: tuple[int, int]) -> tuple[int, int] | None:
+        """`FIRST-LAST`, both part of it; None for 0, which leaves the choice to the kernel."""
+        value = self._typed(key, (str, int), "a range of ports")
+        if value is None:
+            return default
+        fix = f"write FIRST-LAST, such as {default[0]}-{default[1]}, or 0 for any free ports"
+        text = str(value).strip()
+        if text == "0":
+            return None
+        ends = [part.strip() for part in text.split("-")]
+        if len(ends) != 2 or not all(e.isascii() and e.isdigit() and len(e) < 6 for e in ends):
+            self.problem(key, f"{value!r} is not a range of ports", fix)
+            return default
+        first, last = (int(end) for end in ends)
+        if first > last:
+            self.problem(key, f"{value!r} ends before it begins", f"write {last}-{first}")
+            return default
+        if first < 1 or last > 65535:
+            self.problem(key, f"{value!r} is not within 1 to 65535", fix)
+            return default
+        return first, last
+
     def path_to(self, key: str, what: str, *, required: bool = False) -> Path | None:
         """A readable file, relative to the configuration file's folder."""
         value = self._typed(key, str, "a path")
         if not value:
-            if required and not self._reported(key):
+            if required and not self.reported(key):
                 self.problem(key, "is missing", f"name {what}")
             return None
         path = self.file.absolute().parent / str(value)
@@ -199,6 +232,16 @@ class Reader:
             self.problem(key, f"{path} does not exist", f"name {what}")
         elif not path.is_file() or not os.access(path, os.R_OK):
             self.problem(key, f"{path} cannot be read", "it must be a file with a fitting mode")
+        return path
+
+    def folder(self, key: str) -> Path | None:
+        """A folder that is there or can be made, relative to the configuration file's folder."""
+        value = self._typed(key, str, "a path")
+        if not value:
+            return None
+        path = self.file.absolute().parent / str(value)
+        if path.exists() and not path.is_dir():
+            self.problem(key, f"{path} is not a folder", "name a folder")
         return path
 
     def section(self, key: str) -> Reader:
@@ -235,9 +278,12 @@ class Reader:
                 )
         return found
 
-    def _reported(self, key: str) -> bool:
-        start = f"{self.file}: {self.field(key)}: "
-        return any(problem.startswith(start) for problem in self.problems)
+    def reported(self, key: str) -> bool:
+        """Whether something is wrong with the key already, or with a part of it."""
+        start = f"{self.file}: {self.field(key)}"
+        return any(
+            problem.startswith(start) and problem[len(start)] in ":.[" for problem in self.problems
+        )
 
 
 def duplicates(names: Iterable[str]) -> list[str]:

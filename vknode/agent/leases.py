@@ -112,6 +112,11 @@ class LeaseKeeper:
     def __len__(self) -> int:
         return len(self._leases)
 
+    @property
+    def duration(self) -> int:
+        """Seconds that a Lease lives after a renewal."""
+        return self._duration
+
     def add(self, node: str, node_uid: str) -> None:
         """Keeps the node's Lease from now on; again with another UID after a recreation."""
         held = self._leases.get(node)

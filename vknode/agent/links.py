@@ -19,7 +19,7 @@ from typing import Protocol
 
 import structlog
 
-from vknode.pool.client import CellsUpdate, SandboxesUpdate
+from vknode.pool.client import CellsUpdate, Deletion, SandboxesUpdate, WatchState
 from vknode.pool.v1 import cell_pb2, spec_pb2, status_pb2
 
 log = structlog.get_logger()
@@ -31,6 +31,9 @@ class Calls(Protocol):
     @property
     def connected(self) -> bool: ...
 
+    @property
+    def watch_states(self) -> Mapping[str, WatchState]: ...
+
     def cells(self) -> AsyncIterator[CellsUpdate]: ...
 
     def sandboxes(self) -> AsyncIterator[SandboxesUpdate]: ...
@@ -39,9 +42,9 @@ class Calls(Protocol):
         self, spec: spec_pb2.SandboxSpec, owner: str
     ) -> tuple[status_pb2.Sandbox, bool]: ...
 
-    async def update(self, spec: spec_pb2.SandboxSpec) -> status_pb2.Sandbox: ...
+    async def update(self, spec: spec_pb2.SandboxSpec) -> tuple[status_pb2.Sandbox, list[str]]: ...
 
-    async def delete(self, uid: str, grace: float | None = None, reason: str = "") -> bool: ...
+    async def delete(self, uid: str, grace: float | None = None, reason: str = "") -> Deletion: ...
 
     async def close(self) -> None: ...
 
@@ -49,8 +52,9 @@ class Calls(Protocol):
 class SandboxHandler(Protocol):
     """Who is told of sandboxes. Synchronous; an exception ends the agent."""
 
-    def sandbox_changed(self, link: Link, sandbox: status_pb2.Sandbox) -> None:
-        """New, changed, or named by a snapshot."""
+    def sandbox_changed(self, link: Link, sandbox: status_pb2.Sandbox) -> bool:
+        """New, changed, or named by a snapshot. False: it is not the pool's to say, and the view
+        stays as it was."""
 
     def sandbox_gone(self, link: Link, uid: str, last: status_pb2.Sandbox | None) -> None:
         """Ended and removed. `last` is the last thing the pool knew of it; None when only a
@@ -128,8 +132,14 @@ class Link:
         async for update in self.client.sandboxes():
             before = set(self.sandboxes) if update.snapshot else None
             for sandbox in update.sandboxes:
+                there = self.sandboxes.get(sandbox.uid)
                 self.sandboxes[sandbox.uid] = sandbox
-                handler.sandbox_changed(self, sandbox)
+                if handler.sandbox_changed(self, sandbox):
+                    continue
+                if there is None:
+                    del self.sandboxes[sandbox.uid]
+                else:
+                    self.sandboxes[sandbox.uid] = there
             for sandbox in update.gone:
                 self.sandboxes.pop(sandbox.uid, None)
                 handler.sandbox_gone(self, sandbox.uid, sandbox)

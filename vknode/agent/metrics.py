@@ -1,7 +1,9 @@
 """The agent's metrics and debugging pages, on their own plain HTTP listener.
 
-`GET /metrics` (Prometheus text), `/debug/timings` (JSON, see `timing.py`), `/healthz`. Numbers
-that something else counts anyway are read when a scraper asks (`Gauges`), not copied before.
+`GET /metrics` (Prometheus text), `/debug/timings` (JSON, see `timing.py`), `/healthz`, `/readyz`.
+What there is stands in `metric_families.py`. Numbers that something else counts anyway are read
+when a scraper asks (`pull`), not copied before. A family whose source is not there (yet) is served
+without values, so that its name and help are always seen.
 """
 
 from __future__ import annotations
@@ -9,15 +11,37 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
+import structlog
 from aiohttp import web
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+import vknode
+from vknode.agent import metric_families as families
+from vknode.agent.authority import Wrong
+from vknode.agent.metric_families import Family, Kind
+from vknode.agent.sync_core import Action
 from vknode.agent.timing import SPANS, StartTimings
+from vknode.pool.errors import Kind as FailureKind
 
-_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120)
+log = structlog.get_logger()
+
+# By the values of the family's labels, in its order; of one label the value alone will do, and of
+# none the number.
+Values = float | Mapping[str, float] | Mapping[tuple[str, str], float]
+Read = Callable[[], Values]
 
 
 class MetricsError(Exception):
@@ -25,64 +49,105 @@ class MetricsError(Exception):
 
 
 class _Pulled(Collector):
-    """Values read at the time of a scrape: name -> (help, kind, function)."""
+    """Families whose values are read at the time of a scrape."""
 
-    def __init__(self) -> None:
-        self.sources: dict[str, tuple[str, type[Metric], Callable[[], Mapping[str, float]]]] = {}
+    def __init__(self, pulled: Iterable[Family]) -> None:
+        self.sources: dict[Family, list[Read]] = {family: [] for family in pulled}
+        self._failed: set[str] = set()
 
     def describe(self) -> Iterable[Metric]:
-        return ()
+        return [_empty(family) for family in self.sources]
 
     def collect(self) -> Iterator[Metric]:
-        for name, (text, kind, read) in self.sources.items():
-            family: CounterMetricFamily | GaugeMetricFamily
-            if kind is CounterMetricFamily:
-                family = CounterMetricFamily(name, text, labels=["what"])
-            else:
-                family = GaugeMetricFamily(name, text, labels=["what"])
-            for label, value in read().items():
-                family.add_metric([label], value)
-            yield family
+        for family, sources in self.sources.items():
+            metric = _empty(family)
+            for read in sources:
+                try:
+                    values = read()
+                    for labels, value in _pairs(values):
+                        metric.add_metric(labels, value)
+                except Exception:  # a defect with one family must not hide all the others
+                    if family.name not in self._failed:
+                        self._failed.add(family.name)
+                        log.exception("metric_not_read", metric=family.name)
+            yield metric
+
+
+def _empty(family: Family) -> CounterMetricFamily | GaugeMetricFamily:
+    make = CounterMetricFamily if family.kind is Kind.COUNTER else GaugeMetricFamily
+    return make(family.name, family.help, labels=family.labels)
+
+
+def _pairs(values: Values) -> Iterator[tuple[list[str], float]]:
+    if not isinstance(values, Mapping):
+        yield [], values
+        return
+    for key, value in values.items():
+        yield ([key] if isinstance(key, str) else list(key)), value
 
 
 class AgentMetrics:
     """All metrics of one agent, in a registry of its own (two agents in a test do not meet)."""
 
     def __init__(self) -> None:
+        # When each series began is of no use here, and would double their number.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
-        self._pulled = _Pulled()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+        self._pushed: set[Family] = set()
+        self.start_seconds = self._histogram(families.POD_START)
+        self.sync_seconds = self._histogram(families.POD_SYNC)
+        self.status_patch_seconds = self._histogram(families.STATUS_PATCH)
+        self.pool_errors = self._counter(families.POOL_ERRORS)
+        self.missing_references = self._counter(families.MISSING_REFERENCES)
+        self.orphans = self._counter(families.ORPHANS_DELETED)
+        self._refused = self._counter(families.PODS_REFUSED)
+        self.claims_refused = self._counter(families.POOL_CLAIMS_REFUSED)
+        self.brake = self._gauge(families.BRAKED_SANDBOXES)
+        self._pulled = _Pulled(one for one in families.ALL if one not in self._pushed)
         self.registry.register(self._pulled)
-        self.start_seconds = Histogram(
-            "vknode_pod_start_seconds",
-            "Time of a part of a Pod's start (see vknode/agent/timing.py)",
-            ["part"],
-            buckets=_BUCKETS,
-            registry=self.registry,
-        )
-        self.syncs = Counter(
-            "vknode_pod_syncs", "Steps carried out for Pods", ["action"], registry=self.registry
-        )
-        self.refused = Counter(
-            "vknode_pods_refused", "Pods failed by the agent", ["reason"], registry=self.registry
-        )
-        self.pool_errors = Counter(
-            "vknode_pool_errors", "Failed calls to pools", ["pool", "kind"], registry=self.registry
-        )
-        self.missing_references = Counter(
-            "vknode_missing_references",
-            "Syncs put off because something that the Pod names is missing",
-            registry=self.registry,
-        )
-        self.brake = Gauge(
-            "vknode_deletion_brake",
-            "Orphaned sandboxes that the brake holds back",
-            ["pool"],
-            registry=self.registry,
-        )
-        self.orphans = Counter(
-            "vknode_orphans_collected", "Orphaned sandboxes deleted", registry=self.registry
-        )
         self.timings = StartTimings(self._started)
+        # A counter that begins to exist with its first occurrence hides that from `increase`.
+        for part in SPANS:
+            self.start_seconds.labels(part)
+        for action in Action:
+            if action is not Action.NOTHING:
+                self.sync_seconds.labels(action.value)
+        for reason in families.REFUSAL_REASONS:
+            self._refused.labels(reason)
+        self.pull(families.BUILD_INFO, lambda: {vknode.__version__: 1.0})
+
+    def refused(self, reason: str) -> None:
+        """A Pod was failed for this reason."""
+        self._refused.labels(families.refusal_label(reason)).inc()
+
+    def pool_error(self, pool: str, kind: FailureKind.ValueType) -> None:
+        """A pool failed a call."""
+        self.pool_errors.labels(pool, _failure_label(kind)).inc()
+
+    def pool_known(self, pool: str) -> None:
+        """There is such a pool: what counts for each begins with 0."""
+        self.brake.labels(pool)
+        for kind in FailureKind.values()[1:]:
+            self.pool_errors.labels(pool, _failure_label(kind))
+        for wrong in Wrong:
+            self.claims_refused.labels(pool, wrong.value)
+
+    def pull(self, family: Family, read: Read) -> None:
+        """`read` is called at each scrape; of several for one family all values are served."""
+        self._pulled.sources[family].append(read)
+
+    def text(self) -> bytes:
+        """What a scraper gets."""
+        return generate_latest(self.registry)
+
+    def value(self, family: Family, *labels: str) -> float | None:
+        """As a scraper would see it now; None if there is no such series."""
+        found = self.registry.get_sample_value(
+            family.name, dict(zip(family.labels, labels, strict=True))
+        )
+        return None if found is None else float(found)
 
     def _started(self, phases: dict[str, int]) -> None:
         for part, (first, second) in SPANS.items():
@@ -90,12 +155,27 @@ class AgentMetrics:
                 seconds = max(0, phases[second] - phases[first]) / 1e9
                 self.start_seconds.labels(part).observe(seconds)
 
-    def pull_gauge(self, name: str, text: str, read: Callable[[], Mapping[str, float]]) -> None:
-        """A gauge with the label `what`, read at each scrape."""
-        self._pulled.sources[name] = (text, GaugeMetricFamily, read)
+    def _histogram(self, family: Family) -> Histogram:
+        self._pushed.add(family)
+        return Histogram(
+            family.name,
+            family.help,
+            family.labels,
+            buckets=family.buckets,
+            registry=self.registry,
+        )
 
-    def pull_counter(self, name: str, text: str, read: Callable[[], Mapping[str, float]]) -> None:
-        self._pulled.sources[name] = (text, CounterMetricFamily, read)
+    def _counter(self, family: Family) -> Counter:
+        self._pushed.add(family)
+        return Counter(family.name, family.help, family.labels, registry=self.registry)
+
+    def _gauge(self, family: Family) -> Gauge:
+        self._pushed.add(family)
+        return Gauge(family.name, family.help, family.labels, registry=self.registry)
+
+
+def _failure_label(kind: FailureKind.ValueType) -> str:
+    return FailureKind.Name(kind).removeprefix("KIND_").lower()
 
 
 class MetricsServer:
@@ -131,9 +211,10 @@ class MetricsServer:
     async def stop(self) -> None:
         await self._runner.cleanup()
 
-    async def _get_metrics(self, _request: web.Request) -> web.Response:
-        body = generate_latest(self._metrics.registry)
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+    async def _get_metrics(self, request: web.Request) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        body = encode(self._metrics.registry)
+        return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _get_timings(self, _request: web.Request) -> web.Response:
         body = msgspec.json.encode(self._metrics.timings.as_json())

@@ -12,12 +12,17 @@ nodestatus/setters.go):
 * Quantities are compared as numbers: the API server writes "1000m" back as "1".
 * Taints are given at registration and then left to their owners: the list is replaced as a
   whole, and the node lifecycle controller edits it all the time.
-* `ExtendWebSocketsToKubelet` in declaredFeatures makes a 1.36+ API server pass WebSockets
-  straight through.
+* declaredFeatures are those of a kubelet 1.37 on Linux (component-helpers' nodedeclaredfeatures).
+  The API server refuses resizes, and the scheduler Pods, that need one which a node does not
+  declare; `ExtendWebSocketsToKubelet` makes a 1.36+ API server pass WebSockets straight through.
+  What a pool cannot do all the same it refuses itself.
+* features.supplementalGroupsPolicy is CRI's word on a kubelet. A cell tells its runtime's version:
+  where that is a known one it says the same, else the field is left out and the pool decides.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -35,7 +40,15 @@ from vknode.translate.quantity import Quantity
 # The release whose kubelet we take as the yardstick; "+" is semver's build metadata, so that
 # whoever compares versions sees that release.
 KUBELET_VERSION = f"v1.37.2+vknode.{__version__}"
-DECLARED_FEATURES = ("ExtendWebSocketsToKubelet",)
+DECLARED_FEATURES = (
+    "ExtendWebSocketsToKubelet",
+    "InPlacePodLevelResourcesVerticalScaling",
+    "InPlacePodVerticalScalingInitContainers",
+    "RestartAllContainersOnContainerExits",
+)
+# The first version of a runtime that keeps supplementalGroupsPolicy Strict.
+_STRICT_GROUPS = {"containerd": (2, 0), "cri-o": (1, 31)}
+_VERSION = re.compile(r"([a-z-]+)://v?(\d+)\.(\d+)")
 
 # Not our word, but one that a pool may well want to say (the proto's own example).
 _POOL_LABELS_ALLOWED = frozenset(("node.kubernetes.io/instance-type",))
@@ -58,18 +71,27 @@ _PRESSURES = (
 
 @dataclass(frozen=True)
 class NodeSettings:
-    """What is the same for all Nodes of an agent. `kubelet_port` is the one really bound."""
+    """What is the same for all Nodes of an agent. `kubelet_port` is the one really bound; it
+    stands for a node that has no port of its own."""
 
     agent_name: str
     address: str
     kubelet_port: int
     labels: Mapping[str, str] = field(default_factory=dict)
     taints: tuple[Taint, ...] = ()
+    extended_resources: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_config(cls, config: AgentConfig, kubelet_port: int | None = None) -> NodeSettings:
         port = config.kubelet.port if kubelet_port is None else kubelet_port
-        return cls(config.name, config.kubelet.address, port, config.node_labels, config.taints)
+        return cls(
+            config.name,
+            config.kubelet.address,
+            port,
+            config.node_labels,
+            config.taints,
+            config.extended_resources,
+        )
 
 
 @dataclass(frozen=True)
@@ -106,6 +128,7 @@ class Condition(msgspec.Struct, rename="camel"):
 class _Spec(msgspec.Struct, rename="camel"):
     provider_id: str = msgspec.field(name="providerID", default="")
     unschedulable: bool = False
+    taints: list[dict[str, str]] | None = None
 
 
 class _Status(msgspec.Struct, rename="camel"):
@@ -116,6 +139,7 @@ class _Status(msgspec.Struct, rename="camel"):
     daemon_endpoints: dict[str, Any] | None = None
     node_info: dict[str, Any] | None = None
     runtime_handlers: list[dict[str, Any]] | None = None
+    features: dict[str, Any] | None = None
     declared_features: list[str] | None = None
 
 
@@ -138,6 +162,12 @@ class ObservedNode(msgspec.Struct):
     def cell(self) -> str:
         return (self.metadata.annotations or {}).get(names.ANNOTATION_CELL, "")
 
+    @property
+    def kubelet_port(self) -> int | None:
+        """Where the API server asks this node; None: nowhere yet."""
+        port = ((self.status.daemon_endpoints or {}).get("kubeletEndpoint") or {}).get("Port")
+        return port if isinstance(port, int) and port > 0 else None
+
     def condition(self, type: str) -> Condition | None:
         for condition in self.status.conditions or ():
             if condition.type == type:
@@ -146,6 +176,24 @@ class ObservedNode(msgspec.Struct):
 
 
 decode_node = msgspec.json.Decoder(ObservedNode).decode
+
+
+def is_ours(there: ObservedNode, desired: DesiredNode, agent: str) -> bool:
+    """Whether the Node of that name is this agent's."""
+    # The second: somebody took our label off the Node of this very cell.
+    return there.managed_by == agent or (
+        not there.managed_by and there.spec.provider_id == desired.provider_id
+    )
+
+
+def is_newer(obj: ObservedNode, there: ObservedNode | None) -> bool:
+    """Whether it tells more than what is known; another UID always does."""
+    if there is None or there.metadata.uid != obj.metadata.uid:
+        return True
+    try:
+        return int(obj.metadata.resource_version) > int(there.metadata.resource_version)
+    except ValueError:
+        return True
 
 
 def cell_readiness(cell: cell_pb2.Cell) -> Readiness:
@@ -160,9 +208,14 @@ def cell_readiness(cell: cell_pb2.Cell) -> Readiness:
 
 
 def desired_node(
-    name: str, pool: str, cell: cell_pb2.Cell, settings: NodeSettings, readiness: Readiness
+    name: str,
+    pool: str,
+    cell: cell_pb2.Cell,
+    settings: NodeSettings,
+    readiness: Readiness,
+    kubelet_port: int | None = None,
 ) -> DesiredNode:
-    """The Node for a cell."""
+    """The Node for a cell. `kubelet_port` is the node's own; None: it has the shared one."""
     info = cell.info
     return DesiredNode(
         name=name,
@@ -176,13 +229,13 @@ def desired_node(
         taints=settings.taints,
         draining=cell.draining,
         status={
-            "capacity": dict(cell.capacity),
-            "allocatable": dict(cell.allocatable) or dict(cell.capacity),
+            "capacity": kubernetes_names(cell.capacity, settings.extended_resources),
+            "allocatable": allocatable(cell, settings.extended_resources),
             "addresses": [
                 {"type": "InternalIP", "address": settings.address},
                 {"type": "Hostname", "address": name},
             ],
-            "daemonEndpoints": {"kubeletEndpoint": {"Port": settings.kubelet_port}},
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": kubelet_port or settings.kubelet_port}},
             "nodeInfo": {
                 "machineID": info.machine_id,
                 "systemUUID": info.machine_id,
@@ -202,9 +255,35 @@ def desired_node(
                 }
                 for handler in sorted({"", *cell.runtime_handlers})
             ],
+            "features": _features(cell),
             "declaredFeatures": list(DECLARED_FEATURES),
         },
     )
+
+
+def strict_groups(cell: cell_pb2.Cell) -> bool | None:
+    """Whether supplementalGroupsPolicy Strict is kept there; None: only the pool knows."""
+    match = _VERSION.match(cell.info.container_runtime_version)
+    first = _STRICT_GROUPS.get(match[1]) if match else None
+    if match is None or first is None:
+        return None
+    return (int(match[2]), int(match[3])) >= first
+
+
+def _features(cell: cell_pb2.Cell) -> dict[str, Any]:
+    strict = strict_groups(cell)
+    return {} if strict is None else {"supplementalGroupsPolicy": strict}
+
+
+def kubernetes_names(resources: Mapping[str, str], extended: Mapping[str, str]) -> dict[str, str]:
+    """A cell's resources under the names that Pods use; `extended` as in the configuration."""
+    shown = {of_pools: name for name, of_pools in extended.items()}
+    return {shown.get(name, name): amount for name, amount in resources.items()}
+
+
+def allocatable(cell: cell_pb2.Cell, extended: Mapping[str, str]) -> dict[str, str]:
+    """What Pods may ask for; a cell that does not say so gives all that it has."""
+    return kubernetes_names(cell.allocatable or cell.capacity, extended)
 
 
 def refused_labels(cell: cell_pb2.Cell) -> list[str]:
@@ -413,6 +492,8 @@ def _status_changes(wanted: Mapping[str, Any], there: _Status) -> dict[str, Any]
         _stripped(h) for h in there.runtime_handlers or ()
     ]:
         changes["runtimeHandlers"] = wanted["runtimeHandlers"]
+    if wanted["features"] != (there.features or {}):
+        changes["features"] = wanted["features"] or None
     if wanted["declaredFeatures"] != (there.declared_features or []):
         changes["declaredFeatures"] = wanted["declaredFeatures"]
     return changes

@@ -13,23 +13,29 @@ gone        its pool, reachable, does not list it       announced again → live
                                                         `gone_after` seconds → to be deleted
 ==========  ==========================================  ====================================
 
+A Node stays its pool's in all of these states, as long as that pool is configured: another pool
+that announces its cell would be given its Pods, with their Secrets. It may have the name once the
+Node is deleted.
+
 Why a Node is not deleted as soon as its cell is: with the Node go all its Pods, by force, without
 anybody waiting for them to end. A pool that comes back from a restart with a list that is not
 complete yet must not have that effect. NotReady (reason CellGone) already makes Kubernetes place
 the Pods elsewhere; the deletion later is mere tidiness, so it can wait and it has a brake.
 
-A name claimed by two live cells is a conflict: the first keeps it.
+A name claimed by two cells is a conflict: the first keeps it. A pool whose cells the configuration
+names may announce no other ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from vknode.agent import names
 from vknode.agent.config import DeletionConfig, render_node_name
 from vknode.agent.node_objects import ObservedNode, cell_problems
+from vknode.agent.patterns import EVERY, fits_any
 from vknode.pool.v1 import cell_pb2
 
 
@@ -52,14 +58,46 @@ class NodeNameConflict(Exception):
         )
 
 
+def name_taken(node: str, managed_by: str) -> str:
+    """What is wrong where the API server has a Node of that name that is not ours."""
+    owner = (
+        f"belongs to the agent {managed_by!r}"
+        if managed_by
+        else f"was not made by vknode (no label {names.LABEL_MANAGED_BY})"
+    )
+    return (
+        f"a Node {node!r} exists that {owner}; it is left alone and the cell is not shown: "
+        "rename the cell, change nodeNameTemplate, or delete that Node"
+    )
+
+
+def deletion_braked(pool: str, doomed: int, allowed: int) -> str:
+    """What is wrong where the brake holds Nodes back."""
+    return (
+        f"{doomed} Nodes of pool {pool} lost their cells, at most {allowed} may be "
+        "deleted at once; none is. If the cells are really gone, delete the Nodes by hand"
+    )
+
+
+class NodeIdentity(NamedTuple):
+    """A registered Node: its name, UID, and the cell it stands for."""
+
+    name: str
+    uid: str
+    pool: str
+    cell: str
+
+
 @dataclass
 class PlannedNode:
-    """`cell` None: adopted. `gone_since`: monotonic seconds, None unless gone."""
+    """`cell` None: not announced yet. `gone_since`: monotonic seconds, None unless gone.
+    `adopted`: an earlier process has registered it."""
 
     name: str
     id: CellId
     cell: cell_pb2.Cell | None = None
     gone_since: float | None = None
+    adopted: bool = False
 
     @property
     def live(self) -> bool:
@@ -74,10 +112,21 @@ class Changes:
     conflicts: list[NodeNameConflict]
     # (cell, what is wrong with it)
     refused: list[tuple[str, str]]
+    # Those among them that the pool may not have.
+    foreign: list[str] = field(default_factory=list)
 
 
 class NodePlan:
-    def __init__(self, template: str, *, gone_after: float, deletion: DeletionConfig) -> None:
+    def __init__(
+        self,
+        template: str,
+        *,
+        gone_after: float,
+        deletion: DeletionConfig,
+        pools: Mapping[str, Sequence[str]],
+    ) -> None:
+        """`pools` are the configured ones, with the patterns of the cells that they may have."""
+        self._pools = pools
         self.nodes: dict[str, PlannedNode] = {}
         self._template = template
         self._gone_after = gone_after
@@ -88,7 +137,7 @@ class NodePlan:
         name = observed.metadata.name
         node = self.nodes.get(name)
         if node is None:
-            node = PlannedNode(name, CellId(observed.pool, observed.cell))
+            node = PlannedNode(name, CellId(observed.pool, observed.cell), adopted=True)
             self.nodes[name] = node
         return node
 
@@ -99,6 +148,12 @@ class NodePlan:
         for cell in cells.values():
             id = CellId(pool, cell.name)
             name = render_node_name(self._template, cell=cell.name, pool=pool, zone=cell.zone)
+            if not fits_any(cell.name, self._pools.get(pool, (EVERY,))):
+                # As if it had not been announced: a Node that it had goes.
+                changes.foreign.append(cell.name)
+                why = f"pool {pool} may not have it (pools[].cells in the configuration)"
+                changes.refused.append((cell.name, why))
+                continue
             claimed.add(name)
             problems = cell_problems(cell)
             if not names.is_node_name(name):
@@ -117,7 +172,7 @@ class NodePlan:
 
     def _claim(self, name: str, id: CellId, cell: cell_pb2.Cell, changes: Changes) -> None:
         node = self.nodes.get(name)
-        if node is not None and node.live and node.id != id:
+        if node is not None and node.id != id and self._is_held(node, id.pool):
             changes.conflicts.append(NodeNameConflict(name, node.id, id, self._template))
             return
         if node is None:
@@ -130,6 +185,9 @@ class NodePlan:
         node.cell.CopyFrom(cell)
         node.gone_since = None
         changes.nodes.add(name)
+
+    def _is_held(self, node: PlannedNode, against: str) -> bool:
+        return node.live or (node.id.pool != against and node.id.pool in self._pools)
 
     def of_pool(self, pool: str) -> list[PlannedNode]:
         return [node for node in self.nodes.values() if node.id.pool == pool]
@@ -146,6 +204,10 @@ class NodePlan:
         doomed = sum(1 for node in nodes if self.removal_due_in(node, now) == 0.0)
         allowed = max(self._deletion.brake_minimum, int(self._deletion.brake_share * len(nodes)))
         return (doomed, allowed) if doomed > allowed else None
+
+    def braked(self, pools: Iterable[str], now: float) -> dict[str, float]:
+        """How many Nodes the brake holds back, by pool."""
+        return {pool: float(b[0] if (b := self.brake(pool, now)) else 0) for pool in pools}
 
     def forget(self, name: str) -> None:
         self.nodes.pop(name, None)

@@ -20,6 +20,11 @@ So a Ready that the node lifecycle controller set to Unknown while the agent was
 as soon as the watch shows it. Leases follow the Nodes (`leases.py` says why they are renewed even
 for an unreachable pool). When the agent ends it leaves its Nodes as they are: a restart must not
 disturb anybody.
+
+Each Node has a port of its own at the kubelet API (`node_ports.py`), opened before the Node is
+registered and closed when it is gone. A Node found at the start keeps the port that its status
+names. Without a free one the Node has the port that all share, with an event that says why, and
+another try every minute.
 """
 
 from __future__ import annotations
@@ -27,19 +32,21 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 from urllib.parse import quote
 
 import structlog
 
 from vknode.agent import names
+from vknode.agent.authority import Wrong
+from vknode.agent.claims import Claims
 from vknode.agent.config import AgentConfig
 from vknode.agent.events import NORMAL, WARNING, EventRecorder, node_ref
 from vknode.agent.health import PoolHealth, PoolState
 from vknode.agent.leases import LeaseKeeper
+from vknode.agent.node_counts import NodeStats, by_readiness
 from vknode.agent.node_objects import (
     REASON_CELL_GONE,
     REASON_POOL_UNREACHABLE,
@@ -51,20 +58,27 @@ from vknode.agent.node_objects import (
     create_body,
     decode_node,
     desired_node,
+    is_newer,
+    is_ours,
     metadata_patch,
     refused_labels,
     status_patch,
 )
-from vknode.agent.node_plan import NodeNameConflict, NodePlan, PlannedNode
+from vknode.agent.node_plan import (
+    NodeIdentity,
+    NodePlan,
+    PlannedNode,
+    deletion_braked,
+    name_taken,
+)
+from vknode.agent.node_ports import NodePortError, NodePorts
 from vknode.agent.pool_link import PoolLink
 from vknode.agent.wheel import WorkQueue
 from vknode.kube.backoff import Backoff
 from vknode.kube.client import MERGE_PATCH, KubeClient
 from vknode.kube.errors import ApiError, KubeError
 from vknode.kube.models import ObjectKey
-from vknode.kube.reflector import Reflector, ReflectorOptions
-
-__all__ = ["NodeController", "NodeIdentity", "NodeNameConflict", "NodeStats"]
+from vknode.kube.reflector import Reflector, ReflectorOptions, ReflectorStats
 
 log = structlog.get_logger()
 
@@ -73,29 +87,7 @@ WORKERS = 8
 REFRESH_SECONDS = 300.0
 REFUSED_AGAIN_SECONDS = 60.0
 BRAKED_AGAIN_SECONDS = 60.0
-
-
-class NodeIdentity(NamedTuple):
-    """A registered Node: its name, UID, and the cell it stands for."""
-
-    name: str
-    uid: str
-    pool: str
-    cell: str
-
-
-@dataclass
-class NodeStats:
-    """Counters since start; `refused` and `braked` are what is so now."""
-
-    created: int = 0
-    recreated: int = 0
-    status_patches: int = 0
-    metadata_patches: int = 0
-    deleted: int = 0
-    failures: int = 0
-    refused: int = 0
-    braked: int = 0
+PORT_AGAIN_SECONDS = 60.0
 
 
 class NodeController:
@@ -109,7 +101,9 @@ class NodeController:
         leases: LeaseKeeper,
         *,
         settings: NodeSettings | None = None,
+        ports: NodePorts | None = None,
         events: EventRecorder | None = None,
+        claims: Claims | None = None,
         reflector_options: ReflectorOptions | None = None,
     ) -> None:
         self.stats = NodeStats()
@@ -120,13 +114,19 @@ class NodeController:
         self._links = {link.name: link for link in links}
         self._leases = leases
         self._settings = settings or NodeSettings.from_config(config)
+        self._ports = ports
+        # Each Node's own port at the kubelet API; None: no free one was found.
+        self._own_port: dict[str, int | None] = {}
+        self._port_told: set[str] = set()
         self._events = events
+        self._claims = claims
         self._loop = asyncio.get_running_loop()
         now = self._loop.time()
         self._plan = NodePlan(
             config.node_name_template,
             gone_after=config.cell_gone_after,
             deletion=config.deletion,
+            pools={pool.name: pool.cells for pool in config.pools},
         )
         self._health = {
             name: PoolHealth(config.pool_unreachable_after, now) for name in self._links
@@ -163,6 +163,10 @@ class NodeController:
             return None
         return NodeIdentity(node, observed.metadata.uid, planned.id.pool, planned.id.cell)
 
+    def observed(self, node: str) -> ObservedNode | None:
+        """Our Node as the API server has it."""
+        return self._observed.get(node)
+
     @property
     def node_names(self) -> frozenset[str]:
         """All Nodes that are or shall be registered."""
@@ -171,6 +175,18 @@ class NodeController:
     @property
     def pool_states(self) -> Mapping[str, PoolState]:
         return {name: health.state for name, health in self._health.items()}
+
+    @property
+    def watch_stats(self) -> ReflectorStats:
+        return self._reflector.stats
+
+    def readiness(self) -> dict[tuple[str, str], float]:
+        """How many Nodes there are by pool and `node_counts.READINESS`."""
+        return by_readiness(self._links, self._plan.nodes.values(), self._observed)
+
+    def braked(self) -> dict[str, float]:
+        """How many Nodes the deletion brake holds back, by pool."""
+        return self._plan.braked(self._links, self._loop.time())
 
     def on_node_changed(self, callback: Callable[[str], None]) -> None:
         """Calls back with a Node's name when it is registered, changed or gone."""
@@ -251,16 +267,19 @@ class NodeController:
         changes = self._plan.update(pool, link.cells, now)
         starting = any(h.state is PoolState.STARTING for h in self._health.values())
         for conflict in changes.conflicts:
-            # At start somebody is there to read it. Later, one pool's mistake must not take
-            # the agent away from all the others: the holder keeps the name.
-            if starting or not self._registered.is_set():
+            # At a first start somebody reads it. Later, or for a Node from before, one pool's
+            # mistake (or lie) must not take the agent from all the others: the holder keeps it.
+            first = starting or not self._registered.is_set()
+            if first and not self._plan.nodes[conflict.node].adopted:
                 raise conflict
             self._refuse_cell(pool, conflict.claimant.cell, str(conflict))
+            self._refuse_claim(pool, conflict.claimant.cell, str(conflict), conflict.node)
+        for cell in changes.foreign:
+            self._refuse_claim(pool, cell, f"pool {pool} announces cell {cell} and may not have it")
         for cell, problem in changes.refused:
             self._refuse_cell(pool, cell, problem)
-        now_refused = {c for c, _ in changes.refused}
-        now_refused |= {conflict.claimant.cell for conflict in changes.conflicts}
-        for key in [k for k in self._refused_cells if k[0] == pool and k[1] not in now_refused]:
+        refused = {c for c, _ in changes.refused} | {c.claimant.cell for c in changes.conflicts}
+        for key in [k for k in self._refused_cells if k[0] == pool and k[1] not in refused]:
             del self._refused_cells[key]
         for name in changes.nodes:
             node = self._plan.nodes[name]
@@ -274,6 +293,10 @@ class NodeController:
         if self._refused_cells.get((pool, cell)) != problem:
             self._refused_cells[(pool, cell)] = problem
             log.error("cell_refused", pool=pool, cell=cell, problem=problem)
+
+    def _refuse_claim(self, pool: str, cell: str, problem: str, node: str = "") -> None:
+        if self._claims is not None:
+            self._claims.refuse(pool, Wrong.CELL_TAKEN, cell, problem, node)
 
     def _check_registered(self) -> None:
         if self._registered.is_set():
@@ -305,6 +328,8 @@ class NodeController:
                 )
                 return
             self._plan.adopt(obj)
+            if self._ports is not None and (port := obj.kubelet_port) is not None:
+                self._ports.claim(name, port)
             log.info("node_adopted", node=name, pool=obj.pool, cell=obj.cell)
             self._dirty_pools.add(obj.pool)  # its pool may have announced long ago
             self._look.set()
@@ -325,13 +350,7 @@ class NodeController:
 
     def _is_newer(self, obj: ObservedNode) -> bool:
         """Answers to our own requests may be ahead of the watch."""
-        there = self._observed.get(obj.metadata.name)
-        if there is None or there.metadata.uid != obj.metadata.uid:
-            return True
-        try:
-            return int(obj.metadata.resource_version) > int(there.metadata.resource_version)
-        except ValueError:
-            return True
+        return is_newer(obj, self._observed.get(obj.metadata.name))
 
     def _notify(self, name: str) -> None:
         for listener in self._listeners:
@@ -368,6 +387,7 @@ class NodeController:
         observed = self._observed.get(name)
         if await self._remove_if_due(node, observed):
             return
+        await self._open_port(node, observed)
         desired = self._desired(node)
         if observed is None:
             # A cell that is gone or unknown is no reason to bring a Node into being.
@@ -396,19 +416,45 @@ class NodeController:
             readiness = cell_readiness(node.cell)
         if node.cell is None:
             return DesiredNode(node.name, pool, readiness)
-        return desired_node(node.name, pool, node.cell, self._settings, readiness)
+        port = self._own_port.get(node.name)
+        return desired_node(node.name, pool, node.cell, self._settings, readiness, port)
+
+    async def _open_port(self, node: PlannedNode, observed: ObservedNode | None) -> None:
+        name = node.name
+        # A cell that is only remembered, and has no Node, gets none.
+        if self._ports is None or (observed is None and not node.live):
+            return
+        try:
+            self._own_port[name] = await self._ports.open(name)
+        except NodePortError as error:
+            self._queue.add_after(name, PORT_AGAIN_SECONDS)
+            if self._own_port.get(name, 0) is not None:
+                log.error("node_port_missing", node=name, problem=str(error))
+            self._own_port[name] = None
+            if observed is not None and name not in self._port_told:
+                self._port_told.add(name)
+                self._event(name, observed.metadata.uid, WARNING, "NodePortMissing", str(error))
+        else:
+            self._port_told.discard(name)
+
+    async def _close_port(self, name: str) -> None:
+        self._own_port.pop(name, None)
+        self._port_told.discard(name)
+        if self._ports is not None:
+            await self._ports.close(name)
 
     async def _register(self, node: PlannedNode, desired: DesiredNode) -> None:
         name = node.name
         try:
-            body = await self._client.create(COLLECTION, create_body(desired, _now()))
+            body = await self._client.create(COLLECTION, create_body(desired, datetime.now(UTC)))
         except ApiError as error:
             if not error.is_already_exists:
                 raise
             body = await self._client.get(_path(name))
             there = decode_node(body)
-            if not self._is_ours(there, desired):
+            if not is_ours(there, desired, self._config.name):
                 self._refuse_node(name, there)
+                await self._close_port(name)
                 return
         else:
             recreated = name in self._refresh_at
@@ -431,22 +477,8 @@ class NodeController:
         # A Node that was there already may differ; a new one is right and this finds nothing.
         self._queue.add(name)
 
-    def _is_ours(self, there: ObservedNode, desired: DesiredNode) -> bool:
-        # The second: somebody took our label off the Node of this very cell.
-        return there.managed_by == self._config.name or (
-            not there.managed_by and there.spec.provider_id == desired.provider_id
-        )
-
     def _refuse_node(self, name: str, there: ObservedNode) -> None:
-        owner = (
-            f"belongs to the agent {there.managed_by!r}"
-            if there.managed_by
-            else f"was not made by vknode (no label {names.LABEL_MANAGED_BY})"
-        )
-        problem = (
-            f"a Node {name!r} exists that {owner}; it is left alone and the cell is not shown: "
-            "rename the cell, change nodeNameTemplate, or delete that Node"
-        )
+        problem = name_taken(name, there.managed_by)
         if name not in self.refused:
             log.error("node_refused", node=name, problem=problem)
             self._event(name, there.metadata.uid, WARNING, "NodeNameTaken", problem)
@@ -463,7 +495,7 @@ class NodeController:
                 name, self._client.patch(_path(name), changes, content_type=MERGE_PATCH)
             )
         refresh = self._loop.time() >= self._refresh_at.get(name, 0.0)
-        changes = status_patch(desired, observed, _now(), refresh=refresh)
+        changes = status_patch(desired, observed, datetime.now(UTC), refresh=refresh)
         if changes is not None:
             before = observed.condition("Ready")
             self.stats.status_patches += 1
@@ -543,16 +575,17 @@ class NodeController:
             return True
         self._leases.remove(node.name)
         self._plan.forget(node.name)
+        # Another pool may have announced its cell long ago: now it may have it.
+        self._dirty_pools.update(self._links)
+        self._look.set()
         self._refresh_at.pop(node.name, None)
+        await self._close_port(node.name)
         self._notify(node.name)
         return True
 
     def _brake(self, node: PlannedNode, observed: ObservedNode, doomed: int, allowed: int) -> None:
         self.stats.braked += 1
-        problem = (
-            f"{doomed} Nodes of pool {node.id.pool} lost their cells, at most {allowed} may be "
-            "deleted at once; none is. If the cells are really gone, delete the Nodes by hand"
-        )
+        problem = deletion_braked(node.id.pool, doomed, allowed)
         log.error("node_deletion_braked", node=node.name, problem=problem)
         self._event(node.name, observed.metadata.uid, WARNING, "NodeDeletionBraked", problem)
         self._queue.add_after(node.name, BRAKED_AGAIN_SECONDS)
@@ -564,7 +597,3 @@ class NodeController:
 
 def _path(name: str) -> str:
     return f"{COLLECTION}/{quote(name)}"
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

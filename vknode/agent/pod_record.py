@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from vknode.agent.authority import Given
 from vknode.agent.links import Link
 from vknode.agent.pod_store import PodObject
 from vknode.agent.sync_core import Actual, Memory
@@ -46,14 +47,18 @@ class Override(NamedTuple):
 
 @dataclass(slots=True)
 class PodRecord:
-    """One Pod. `sandbox` is the newest state heard, the last one after it is gone."""
+    """One Pod. `sandbox` is the newest state heard, the last one after it is gone. `cell` is where
+    the Pod belongs."""
 
     uid: str
     node: str
     link: Link
+    cell: str
     memory: Memory = field(default_factory=Memory)
     sandbox: status_pb2.Sandbox | None = None
     override: Override | None = None
+    # The node has taken it (`admitter.py`).
+    admitted: bool = False
     # The API server certainly has no such Pod; `last` is its newest known state, None for a
     # sandbox whose Pod we never saw.
     api_gone: bool = False
@@ -67,6 +72,25 @@ class PodRecord:
     backoff: Backoff | None = None
     # Containers held back in the pool for want of something they name, with the reason.
     config_errors: tuple[tuple[str, str], ...] = ()
+    # How often its content was called stale, and how often when it was last built anew.
+    stale: int = 0
+    fresh: int = 0
+    # Debug containers that were refused: they cannot be taken out of the Pod again, and would
+    # have every later update refused with them.
+    left_out: frozenset[str] = frozenset()
+    # Those that the pool has taken from this process.
+    debug_taken: frozenset[str] = frozenset()
+    # What was told last of an update that the pool refused, and of changes that it left out.
+    refusal: str = ""
+    kept_told: str = ""
+    # Hash of the spec that the pool has; None: an earlier agent sent it.
+    spec_sent: int | None = None
+    # `retry_at` is for want of something that may come any moment.
+    waits_for_news: bool = False
+    # Restarts of its containers when their variables were last looked up for the next one.
+    restarts_prepared: int = 0
+    # Some container waits for an image that could not be pulled.
+    lacks_image: bool = False
     # The object's deletion has been accepted; only finalizers can keep it.
     finished: bool = False
     # resourceVersion of our own last write: its echo is no news.
@@ -74,6 +98,11 @@ class PodRecord:
     # Hash of its body, and when it was taken (time.monotonic).
     written_body: int = 0
     written_at: float = 0.0
+
+    @property
+    def given(self) -> Given:
+        """Who may speak of its sandbox, and where it is."""
+        return Given(self.link.name, self.cell)
 
     def actual(self) -> Actual | None:
         sandbox = self.sandbox
@@ -123,6 +152,9 @@ def _config_errors(sandbox: status_pb2.Sandbox) -> tuple[tuple[str, str], ...]:
     )
 
 
+# A pull secret may put these right: also the last, for it decides who may use a private image
+# that is there already.
+_NO_IMAGE = frozenset(("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull"))
 # A container waits for these as a matter of course; every other reason is news for people.
 _PLAIN_WAITING = frozenset(("", "ContainerCreating", "PodInitializing"))
 
@@ -143,3 +175,31 @@ def is_plain_progress(sandbox: status_pb2.Sandbox) -> bool:
         for statuses in (sandbox.init_containers, sandbox.containers)
         for status in statuses
     )
+
+
+def lacks_image(sandbox: status_pb2.Sandbox) -> bool:
+    """Some image cannot be had, and that is tried again."""
+    return any(
+        status.state.waiting.reason in _NO_IMAGE
+        for statuses in (
+            sandbox.init_containers,
+            sandbox.containers,
+            sandbox.ephemeral_containers,
+        )
+        for status in statuses
+    )
+
+
+def restarts_awaited(sandbox: status_pb2.Sandbox) -> int:
+    """Restarts so far, where some container waits for its next one; else 0."""
+    statuses = (*sandbox.init_containers, *sandbox.containers)
+    if not any(
+        status.state.waiting.reason == "CrashLoopBackOff"
+        or (
+            status.state.waiting.reason == "CreateContainerConfigError"
+            and status.HasField("last_termination")
+        )
+        for status in statuses
+    ):
+        return 0
+    return 1 + sum(status.restart_count for status in statuses)

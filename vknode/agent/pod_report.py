@@ -24,7 +24,13 @@ from vknode.agent.timing import StartTimings
 from vknode.kube.errors import ApiError
 from vknode.translate.facts import StatusFacts, rfc3339
 from vknode.translate.patch import status_patch
-from vknode.translate.status import lost_status, pod_status, rejected_status, waiting_status
+from vknode.translate.status import (
+    ended_status,
+    lost_status,
+    pod_status,
+    rejected_status,
+    waiting_status,
+)
 
 log = structlog.get_logger()
 
@@ -62,14 +68,19 @@ class PodReport:
         record, pod = self._records.get(uid), self._store.get(uid)
         if record is None or pod is None:
             return None
-        if record.sandbox is None and record.override is None:
+        # Nothing is left of it, and it shall go: it gets its last word, whatever is known of it.
+        going = pod.deleting and record.memory.gone
+        if record.sandbox is None and record.override is None and not going:
             return None
         place = self._place(pod.node)
         if place is None:
             return None
         document = pod.decode()
         old: dict[str, Any] = document.get("status") or {}
-        new = self._status(record, document, old, place)
+        facts = StatusFacts(rfc3339(int(time.time())), place.host_ips)
+        new = self._status(record, document, old, facts)
+        if going:
+            new = ended_status(document, facts, old=new)
         before, after = old.get("phase"), new.get("phase")
         if before in TERMINAL_PHASES and after != before:
             return None
@@ -86,9 +97,8 @@ class PodReport:
         return Write(pod.path, body, pod.node, _Sent(time.time_ns(), running, content))
 
     def _status(
-        self, record: PodRecord, pod: dict[str, Any], old: dict[str, Any], place: Placement
+        self, record: PodRecord, pod: dict[str, Any], old: dict[str, Any], facts: StatusFacts
     ) -> dict[str, Any]:
-        facts = StatusFacts(rfc3339(int(time.time())), place.host_ips)
         override = record.override
         if override is None:
             return pod_status(pod, record.sandbox, facts, old)

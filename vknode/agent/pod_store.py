@@ -27,8 +27,9 @@ from typing import Any
 
 import msgspec
 
-from vknode.kube.models import ObjectKey, ObjectMeta
+from vknode.kube.models import ObjectKey, ObjectMeta, is_newer
 
+_ENV_SOURCES = (b'"configMapKeyRef"', b'"secretKeyRef"', b'"configMapRef"', b'"secretRef"')
 TERMINAL_PHASES = frozenset(("Succeeded", "Failed"))
 
 
@@ -122,6 +123,17 @@ class PodObject:
         return b'"metadata.labels' in self.raw or b'"metadata.annotations' in self.raw
 
     @property
+    def shows_objects(self) -> bool:
+        """Whether a variable may come from a ConfigMap or Secret (it may say so of a Pod that
+        only mentions them)."""
+        return any(word in self.raw for word in _ENV_SOURCES)
+
+    @property
+    def has_pull_secrets(self) -> bool:
+        """Whether it names imagePullSecrets (it may say so of a Pod that only mentions them)."""
+        return b'"imagePullSecrets"' in self.raw
+
+    @property
     def phase(self) -> str:
         return self._head.status.phase
 
@@ -161,12 +173,6 @@ class Gone(enum.Enum):
     VANISHED = "vanished"
 
 
-def _newer(candidate: str, known: str) -> bool:
-    if candidate.isdecimal() and known.isdecimal():
-        return int(candidate) > int(known)
-    return candidate != known
-
-
 @dataclass
 class PodStore:
     """The index. `vanished` holds UIDs that a list left out, until it is known what became of
@@ -204,7 +210,7 @@ class PodStore:
         that Pod is certainly gone, and removed here."""
         known = self._by_uid.get(pod.uid)
         if known is not None:
-            if not _newer(pod.metadata.resource_version, known.metadata.resource_version):
+            if not is_newer(pod.metadata.resource_version, known.metadata.resource_version):
                 return Change.STALE, None
             self._insert(pod)
             return Change.CHANGED, None

@@ -6,12 +6,17 @@ on Secrets. Both learn of a binding through watches of their own, so for some mi
 it they answer 403 (or 404, for the Pod a token is bound to): such answers are asked again a few
 times (`LAG_RETRIES`) before they count. A missing object of an optional reference counts at once.
 
-All of a Pod's requests run side by side. Nothing is kept, with two exceptions, both ConfigMaps
-and both kept per node, so that the authorizer has said yes to exactly that node:
+All of a Pod's requests run side by side. Objects are not kept in order to save requests, with two
+exceptions, both ConfigMaps and both kept per node, so that the authorizer has said yes to exactly
+that node:
 
 * `kube-root-ca.crt`, which every Pod mounts: the same text in a whole cluster, changed only when
   the cluster's CA is (with months of overlap). Kept for `ROOT_CA_TTL`; asked once at a time.
+  While it is changing (`distrust_root_ca`) it is kept for `IMMUTABLE_TTL` only.
 * what says `immutable: true`: kept for `IMMUTABLE_TTL`, in which it could at most be deleted.
+
+Tokens are kept until they must be renewed (`tokens.py`). What says `immutable: true` is remembered
+for the Pods that were given it, should it be deleted (`immutables.py`).
 
 No value ever reaches a log or an exception's text: both carry names only.
 """
@@ -27,9 +32,20 @@ from urllib.parse import quote
 
 import msgspec
 
-from vknode.kube.errors import ApiError, Forbidden
-from vknode.translate.facts import Missing, Resolved, TokenNeed
+from vknode.agent.immutables import Immutables
+from vknode.agent.reference_index import RefKey
+from vknode.agent.tokens import Grant, Tokens, unix_time
+from vknode.kube.errors import ApiError, Forbidden, KubeError
+from vknode.translate.facts import (
+    CertificateNeed,
+    Credential,
+    Missing,
+    Resolved,
+    TokenNeed,
+    TrustNeed,
+)
 from vknode.translate.needs import Needs
+from vknode.translate.trust import NO_API
 
 LAG_RETRIES = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.3)
 MISSING_RETRIES = (0.01, 0.03, 0.1)
@@ -42,12 +58,18 @@ REQUEST_TIMEOUT = 10.0
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-class _TokenStatus(msgspec.Struct):
+class _TokenSpec(msgspec.Struct, rename="camel"):
+    expiration_seconds: int | None = None
+
+
+class _TokenStatus(msgspec.Struct, rename="camel"):
     token: str
+    expiration_timestamp: str = ""
 
 
 class _TokenAnswer(msgspec.Struct):
     status: _TokenStatus
+    spec: _TokenSpec = msgspec.field(default_factory=_TokenSpec)
 
 
 _decode_token = msgspec.json.Decoder(_TokenAnswer).decode
@@ -85,24 +107,36 @@ class References:
         client: ReadAsNode,
         services: Callable[[str], Sequence[dict[str, Any]]] = lambda namespace: (),
         *,
+        tokens: Tokens | None = None,
+        trust: Callable[[TrustNeed], Awaitable[str | Missing]] | None = None,
+        certificates: Callable[[str, CertificateNeed, str], Awaitable[Credential | Missing]]
+        | None = None,
         clock: Callable[[], float] = time.monotonic,
         lag_retries: Sequence[float] = LAG_RETRIES,
         missing_retries: Sequence[float] = MISSING_RETRIES,
     ) -> None:
         self._client = client
         self._services = services
+        self.tokens = Tokens() if tokens is None else tokens
+        self._immutables = Immutables()
+        self._trust = trust
+        self._certificates = certificates
+        self._root_ca_changes_until = 0.0
         self._clock = clock
         self._lag_retries = lag_retries
         self._missing_retries = missing_retries
         self._kept: OrderedDict[tuple[str, str, str], tuple[float, dict[str, Any]]] = OrderedDict()
         self._asking: dict[tuple[str, str, str], asyncio.Task[dict[str, Any] | Missing]] = {}
 
-    async def fetch(self, namespace: str, needs: Needs, node: str) -> Resolved:
-        """Everything in `needs`, what is missing as `Missing`. Raises `KubeError` if the API
-        server cannot answer: nothing is known then, and all must be asked again."""
+    async def fetch(self, namespace: str, needs: Needs, node: str, uid: str = "") -> Resolved:
+        """Everything in `needs` of the Pod `uid`, what is missing as `Missing`. Raises
+        `KubeError` if the API server cannot answer: nothing is known then, and all must be
+        asked again."""
         config_maps: dict[str, dict[str, Any] | Missing] = {}
         secrets: dict[str, dict[str, Any] | Missing] = {}
         tokens: dict[TokenNeed, str | Missing] = {}
+        bundles: dict[TrustNeed, str | Missing] = {}
+        credentials: dict[CertificateNeed, Credential | Missing] = {}
         jobs: list[Awaitable[None]] = []
 
         async def config_map(name: str, optional: bool) -> None:
@@ -114,6 +148,23 @@ class References:
         async def token(need: TokenNeed) -> None:
             tokens[need] = await self._token(namespace, need, node)
 
+        async def trust(need: TrustNeed) -> None:
+            answer = Missing(NO_API) if self._trust is None else await self._trust(need)
+            bundles[need] = answer
+
+        async def certificate(need: CertificateNeed) -> None:
+            credentials[need] = (
+                Missing("Pod certificates are not served", not_found=False)
+                if self._certificates is None
+                else await self._certificates(namespace, need, node)
+            )
+
+        for token_need in needs.tokens:
+            held = self.tokens.fresh(token_need)
+            if held is None:
+                jobs.append(token(token_need))
+            else:
+                tokens[token_need] = held
         for name, reference in needs.config_maps.items():
             kept = self._lookup(node, namespace, name)
             if kept is not None:
@@ -121,17 +172,42 @@ class References:
             else:
                 jobs.append(config_map(name, reference.optional))
         jobs += [secret(name, ref.optional) for name, ref in needs.secrets.items()]
-        jobs += [token(need) for need in needs.tokens]
+        jobs += [trust(need) for need in needs.trust]
+        jobs += [certificate(need) for need in needs.certificates]
         if len(jobs) == 1:
             await jobs[0]
         elif jobs:
             await _all(jobs)
+        if uid:
+            self._settle_immutables(uid, namespace, "configmaps", config_maps)
+            self._settle_immutables(uid, namespace, "secrets", secrets)
         return Resolved(
             config_maps=config_maps,
             secrets=secrets,
             tokens=tokens,
             services=self._services(namespace) if needs.services else (),
+            trust=bundles,
+            certificates=credentials,
         )
+
+    def forget(self, uid: str) -> None:
+        """The Pod has ended."""
+        self.tokens.forget(uid)
+        self._immutables.forget(uid)
+
+    def _settle_immutables(
+        self, uid: str, namespace: str, resource: str, objects: dict[str, dict[str, Any] | Missing]
+    ) -> None:
+        for name, found in objects.items():
+            key = RefKey(resource, namespace, name)
+            objects[name] = self._immutables.settle(uid, key, found)
+
+    def distrust_root_ca(self, seconds: float) -> None:
+        """The root CA is changing in all namespaces, one after the other, within so many
+        seconds: what is read meanwhile may be old."""
+        self._root_ca_changes_until = self._clock() + seconds
+        for key in [key for key in self._kept if key[2] == ROOT_CA]:
+            del self._kept[key]
 
     async def runtime_handler(self, name: str, node: str) -> str | Missing:
         """The handler of a RuntimeClass; kept for `IMMUTABLE_TTL` (its handler cannot change,
@@ -180,7 +256,8 @@ class References:
             return
         found = task.result()
         if isinstance(found, dict):
-            self._keep(key, found, ROOT_CA_TTL)
+            changing = self._clock() < self._root_ca_changes_until
+            self._keep(key, found, IMMUTABLE_TTL if changing else ROOT_CA_TTL)
 
     def _lookup(self, *key: str) -> dict[str, Any] | None:
         entry = self._kept.get(key)  # type: ignore[arg-type]  # three strings, as the callers give
@@ -235,9 +312,22 @@ class References:
                 path, body, impersonate=node, timeout=REQUEST_TIMEOUT, retry=False
             )
 
-        # 404 is also what a lagging admission says of the Pod.
-        answer = await self._patiently(ask, self._lag_retries)
-        return answer if isinstance(answer, Missing) else _decode_token(answer).status.token
+        try:
+            # 404 is also what a lagging admission says of the Pod.
+            answer = await self._patiently(ask, self._lag_retries)
+        except KubeError:
+            held = self.tokens.fallback(need)
+            if held is None:
+                raise
+            return held
+        if isinstance(answer, Missing):
+            return self.tokens.fallback(need) or answer
+        granted = _decode_token(answer)
+        life = float(granted.spec.expiration_seconds or need.expiration_seconds)
+        expires = granted.status.expiration_timestamp
+        end = unix_time(expires) if expires else self.tokens.now + life
+        self.tokens.keep(need, Grant(granted.status.token, life, end))
+        return granted.status.token
 
     async def _patiently(
         self, ask: Callable[[], Awaitable[bytes]], missing_retries: Sequence[float]

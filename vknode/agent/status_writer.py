@@ -90,11 +90,14 @@ class StatusWriter:
         *,
         slots: int = SLOTS,
         make_backoff: Callable[[], Backoff] = lambda: Backoff(base=0.2, maximum=5.0),
+        took: Callable[[float], None] = lambda seconds: None,
     ) -> None:
+        """`took` is told of each request's duration."""
         self._client = client
         self._source = source
         self._slots = slots
         self._make_backoff = make_backoff
+        self._took = took
         self._loop = asyncio.get_running_loop()
         self._waiting: DelayQueue[str] = DelayQueue()
         self._sending: dict[str, asyncio.Task[None]] = {}
@@ -106,8 +109,10 @@ class StatusWriter:
         self._flushing = False  # everything that waits is due
         # Counters since start, for metrics.
         self.patches = 0
+        self.written = 0
         self.retries = 0
         self.drops = 0
+        self.failures = 0
 
     @property
     def depth(self) -> int:
@@ -199,6 +204,7 @@ class StatusWriter:
 
     async def _send(self, uid: str, write: Write) -> None:
         again: float | None = None
+        begun = self._loop.time()
         try:
             self.patches += 1
             answer = await self._client.patch_status(
@@ -209,6 +215,7 @@ class StatusWriter:
                 # Our own retry makes the body anew.
                 retry=False,
             )
+            self.written += 1
             self._backoffs.pop(uid, None)
             self._source.written(uid, write, answer)
         except ApiError as error:
@@ -223,8 +230,10 @@ class StatusWriter:
         except Unreachable as error:
             again = self._retry_in(uid, write, error, None)
         except Exception:  # as above; the task's own result is looked at by nobody
+            self.failures += 1
             log.exception("status_not_sent", uid=uid)
         finally:
+            self._took(self._loop.time() - begun)
             del self._sending[uid]
             self._after(uid, again)
 

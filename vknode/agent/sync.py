@@ -20,16 +20,26 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import structlog
 
+from vknode.agent.admitter import occupies
+from vknode.agent.authority import Wrong
+from vknode.agent.claims import Claims
 from vknode.agent.event_correlator import ObjectRef
 from vknode.agent.events import WARNING, node_ref
 from vknode.agent.links import Link
 from vknode.agent.losses import DOUBT, Losses
 from vknode.agent.metrics import AgentMetrics
-from vknode.agent.pod_record import ENDED, Placement, PodRecord, is_plain_progress
+from vknode.agent.pod_record import (
+    ENDED,
+    Placement,
+    PodRecord,
+    is_plain_progress,
+    lacks_image,
+    restarts_awaited,
+)
 from vknode.agent.pod_steps import PROGRESS_DELAY, PodSteps
 from vknode.agent.pod_store import Change, Gone, PodObject, PodStore
 from vknode.agent.status_writer import StatusWriter
@@ -45,6 +55,24 @@ WORKERS_PER_POOL = 16
 STEPS_AT_ONCE = 8
 
 
+class Admits(Protocol):
+    """The part of `Admitter` that is used here."""
+
+    def taken(self, record: PodRecord, pod: PodObject) -> None: ...
+
+    def left(self, record: PodRecord) -> None: ...
+
+
+class Refreshes(Protocol):
+    """The part of `Refresher` that is used here."""
+
+    def adopted(self, pod: PodObject) -> None: ...
+
+    def soon(self, uid: str) -> None: ...
+
+    def forget(self, uid: str) -> None: ...
+
+
 class PodSync:
     """Handler of the Pod reflector and of all links. `run` in a task, once all is wired."""
 
@@ -56,10 +84,13 @@ class PodSync:
         links: Iterable[Link],
         place: Callable[[str], Placement | None],
         steps: PodSteps,
+        admitter: Admits,
+        refresher: Refreshes,
         writer: StatusWriter,
         metrics: AgentMetrics,
         owner: str,
         losses: Losses,
+        claims: Claims,
         workers: int = WORKERS_PER_POOL,
     ) -> None:
         """`place` tells what is behind a node's name, None unless it is registered and ours."""
@@ -67,10 +98,13 @@ class PodSync:
         self._records = records
         self._place = place
         self._steps = steps
+        self._admitter = admitter
+        self._refresher = refresher
         self._writer = writer
         self._metrics = metrics
         self._owner = owner
         self._losses = losses
+        self._claims = claims
         # Nodes that were told of doubted losses, by pool.
         self._doubts_told: dict[str, set[str]] = {}
         self._suspicion: Callable[[], None] = lambda: None
@@ -142,11 +176,13 @@ class PodSync:
         if place is None:
             return  # somebody else's, or `node_changed` will tell
         uid = pod.uid
-        record = PodRecord(uid, pod.node, place.link, seen_alive=not pod.deleting)
+        record = PodRecord(uid, pod.node, place.link, place.facts.cell, seen_alive=not pod.deleting)
         self._records[uid] = record
         sandbox = place.link.sandboxes.get(uid)
-        if sandbox is not None:
+        if sandbox is not None and self._claims.believes(place.link.name, sandbox, record):
             record.observe(sandbox)
+            self._note_images(record, pod)
+            self._admitter.taken(record, pod)
             self._writer.mark(uid)
         elif not (pod.terminal or pod.started or pod.deleting):
             seen = time.time_ns()
@@ -166,24 +202,61 @@ class PodSync:
 
     # -- news from the pools ---------------------------------------------------------------
 
-    def sandbox_changed(self, link: Link, sandbox: status_pb2.Sandbox) -> None:
+    def sandbox_changed(self, link: Link, sandbox: status_pb2.Sandbox) -> bool:
         record = self._records.get(sandbox.uid)
         if record is None:
-            if sandbox.uid not in self._store and sandbox.owner == self._owner:
-                self._suspicion()
-            return
-        if record.link is not link:
-            log.warning("sandbox_in_two_pools", uid=record.uid, pool=link.name)
-            return
+            if sandbox.owner == self._owner:
+                if link.reachable and sandbox.cell not in link.cells:
+                    self._claims.foreign_cell(link.name, sandbox)
+                if sandbox.uid not in self._store:
+                    self._suspicion()
+            return True
+        if not self._claims.believes(link.name, sandbox, record):
+            return False
+        resized = record.sandbox is not None and record.sandbox.HasField("resize")
         record.observe(sandbox)
+        pod = self._store.get(record.uid)
+        if pod is not None:
+            if resized or sandbox.HasField("resize"):
+                self._admitter.taken(record, pod)
+            self._note_images(record, pod)
         self._metrics.timings.pool_phases(sandbox.uid, sandbox.phases)
+        self._prepare_restart(record, sandbox)
         self._writer.mark(sandbox.uid, PROGRESS_DELAY if is_plain_progress(sandbox) else 0.0)
         self._consider(record)
+        return True
+
+    def _note_images(self, record: PodRecord, pod: PodObject) -> None:
+        """While an image cannot be pulled, the pull secrets are followed: whoever makes one, or
+        puts it right, finds the next try to succeed, as on a kubelet, which reads them each time.
+        Afterwards nobody looks at them any more. A registry that is away concerns many Pods."""
+        lacks = record.sandbox is not None and lacks_image(record.sandbox)
+        if lacks != record.lacks_image:
+            record.lacks_image = lacks
+            if pod.has_pull_secrets:
+                self._refresher.soon(record.uid)
+
+    def _prepare_restart(self, record: PodRecord, sandbox: status_pb2.Sandbox) -> None:
+        """A kubelet looks variables up at each start of a container. Here it is done while the
+        pool waits for the next one, so that it comes up with what the objects hold now."""
+        awaited = restarts_awaited(sandbox)
+        if not awaited or awaited == record.restarts_prepared:
+            return
+        record.restarts_prepared = awaited
+        pod = self._store.get(record.uid)
+        if pod is not None and pod.shows_objects:
+            record.stale += 1
 
     def sandbox_gone(self, link: Link, uid: str, last: status_pb2.Sandbox | None) -> None:
         record = self._records.get(uid)
-        if record is None or record.link is not link:
+        if record is None:
             return
+        if record.link is not link:
+            if last is not None:  # only then the pool says it; else its own snapshot forgot it
+                self._claims.sandbox(link.name, Wrong.OTHER_POOL, record, "tells its end")
+            return
+        if last is not None and not self._claims.believes(link.name, last, record):
+            last = None  # that it is gone is the pool's to say, what became of another is not
         record.observe_gone(last)
         if uid not in self._store and not record.api_gone:
             self._release(record)  # a list left the Pod out, and now the sandbox is gone, too
@@ -192,8 +265,11 @@ class PodSync:
         self._consider(record)
 
     def sandbox_event(self, link: Link, event: status_pb2.SandboxEvent) -> None:
-        pod = self._store.get(event.uid)
-        if pod is None:
+        pod, record = self._store.get(event.uid), self._records.get(event.uid)
+        if pod is None or record is None:
+            return
+        if record.link is not link:
+            self._claims.sandbox(link.name, Wrong.OTHER_POOL, record, "tells events of it")
             return
         ref = ObjectRef(
             "Pod",
@@ -212,8 +288,9 @@ class PodSync:
                 continue
             record.retry_at = 0.0
             sandbox = record.sandbox
-            if sandbox is not None and not sandbox.deleting and not record.memory.gone:
-                # A pool that lost our request must hear it again; one that has it says so.
+            if not record.memory.gone and (sandbox is None or not sandbox.deleting):
+                # A pool that lost our request must hear it again; one that has it says so. And
+                # what went before the snapshot is told by nobody, but by the answer to it.
                 record.memory.grace_sent = None
             self._consider(record)
         self._suspicion()
@@ -238,10 +315,25 @@ class PodSync:
                 self._consider(record)
         self._suspicion()
 
+    def refresh(self, uid: str) -> None:
+        """Something that the Pod's sandbox was made from may have changed, or is there now."""
+        record = self._records.get(uid)
+        if record is None:
+            return
+        record.stale += 1
+        if record.waits_for_news:
+            record.retry_at = 0.0
+        self._consider(record)
+
     def collect(self, uid: str, node: str, link: Link) -> None:
         """It is certain that this sandbox has no Pod: end it."""
-        record = self._records.setdefault(uid, PodRecord(uid, node, link))
-        if record.sandbox is None and (sandbox := link.sandboxes.get(uid)) is not None:
+        sandbox, record = link.sandboxes.get(uid), self._records.get(uid)
+        if uid in self._store or (record is not None and record.link is not link):
+            return  # its Pod has come meanwhile, or it is another pool's
+        if record is None:
+            cell = "" if sandbox is None else sandbox.cell
+            record = self._records[uid] = PodRecord(uid, node, link, cell)
+        if record.sandbox is None and sandbox is not None:
             record.observe(sandbox)
         self._metrics.orphans.inc()
         self._api_gone(uid, self._store.vanished.get(uid))
@@ -269,9 +361,12 @@ class PodSync:
         if action is Action.FINISH and record.finished:
             return Action.NOTHING
         if action is Action.NOTHING and _lives(record, pod):
-            if record.memory.fingerprint_sent is None:
-                record.memory.fingerprint_adopted = pod.fingerprint
-            if record.config_errors:
+            memory = record.memory
+            if memory.fingerprint_sent is None:
+                if memory.fingerprint_adopted is None:
+                    self._refresher.adopted(pod)
+                memory.fingerprint_adopted = pod.fingerprint
+            if record.config_errors or record.stale != record.fresh:
                 return Action.UPDATE
         return action
 
@@ -279,9 +374,19 @@ class PodSync:
         """Queues the Pod if there is something to do."""
         action = self._decide(record)
         self._note_loss(action, record)
+        if not self._may_need_news(record):
+            self._refresher.forget(record.uid)
+        if not occupies(record, self._store.get(record.uid)):
+            self._admitter.left(record)
         if action is Action.NOTHING:
             return
         self._queues[record.link.name].add_after(record.uid, self._delay(action, record))
+
+    def _may_need_news(self, record: PodRecord) -> bool:
+        pod, sandbox = self._store.get(record.uid), record.sandbox
+        if pod is None or pod.deleting or pod.terminal or record.memory.given_up:
+            return False
+        return sandbox is None or not (sandbox.deleting or sandbox.state in ENDED)
 
     def _delay(self, action: Action, record: PodRecord) -> float:
         if action in (Action.CREATE, Action.UPDATE):
@@ -351,11 +456,11 @@ class PodSync:
                     self._tell_doubt(record)
                 queue.add_after(uid, delay)
                 return
-            self._metrics.syncs.labels(action.value).inc()
-            if action is Action.RELEASE:
-                self._release(record)
-                return
-            again = await self._steps.carry_out(action, record, self._decide)
+            with self._metrics.sync_seconds.labels(action.value).time():
+                if action is Action.RELEASE:
+                    self._release(record)
+                    return
+                again = await self._steps.carry_out(action, record, self._decide)
             if again is not None:
                 queue.add_after(uid, again)
                 return
@@ -363,6 +468,8 @@ class PodSync:
 
     def _release(self, record: PodRecord) -> None:
         self._losses.forget(record.link.name, record.uid)
+        self._refresher.forget(record.uid)
+        self._admitter.left(record)
         self._records.pop(record.uid, None)
         self._store.settle(record.uid)
         self._writer.forget(record.uid)

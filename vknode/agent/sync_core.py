@@ -84,7 +84,7 @@ class Memory:
     # What it told last was an end (SUCCEEDED or FAILED).
     ended: bool = False
     # The grace of the last DeleteSandbox that the pool took. Reset when a snapshot shows the
-    # sandbox as not deleting: that pool has lost the request.
+    # sandbox as not deleting: that pool has lost the request, or has carried it out already.
     grace_sent: int | None = None
     # Of the content that we sent to the pool. None: adopted.
     fingerprint_sent: int | None = None

@@ -14,6 +14,7 @@ from vknode import __version__
 COMMANDS = {
     "agent": ("vknode.cli.agent", "Register virtual nodes and run their Pods on the pools."),
     "pool": ("vknode.cli.pool", "Serve a pool: run sandboxes over a container runtime."),
+    "pool-drain": ("vknode.cli.pool_drain", "Empty cells of a pool, or open them again."),
     "pool-check": ("vknode.cli.pool_check", "Test any pool endpoint against the contract."),
     "dev": ("vknode.cli.dev", "Run a development cluster of real Kubernetes."),
     "demo": ("vknode.cli.demo", "Show the main job on a fresh development cluster."),

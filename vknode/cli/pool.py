@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import click
 
-from vknode.cli.pool_options import Capacity
+from vknode.cli.pool_options import Capacity, cri_options, given
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
@@ -20,15 +21,6 @@ def _label(ctx: click.Context, param: click.Parameter, value: str) -> str:
     if value and not _NAME.fullmatch(value):
         raise click.BadParameter(f"{value!r} is not a DNS label (small letters, digits, '-')")
     return value
-
-
-def _host_path(
-    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
-) -> tuple[str, ...]:
-    for value in values:
-        if not value.startswith("/"):
-            raise click.BadParameter(f"{value!r} is not an absolute path")
-    return values
 
 
 @click.command(name="pool", context_settings={"show_default": True})
@@ -65,14 +57,11 @@ def _host_path(
 @click.option("--tls-key", type=click.Path(path_type=Path), help="Its key.")
 @click.option("--tls-client-ca", type=click.Path(path_type=Path), help="CA of the clients.")
 @click.option("--log-format", type=click.Choice(["json", "console"]), default="json")
-@click.option(
-    "--allow-host-path",
-    multiple=True,
-    metavar="PREFIX",
-    callback=_host_path,
-    help="Let hostPath volumes below PREFIX through (cri). May be repeated.",
-)
+@cri_options
+@click.pass_context
 def command(
+    ctx: click.Context,
+    /,
     runtime: str,
     zone: str,
     region: str,
@@ -86,7 +75,7 @@ def command(
     tls_key: Path | None,
     tls_client_ca: Path | None,
     log_format: str,
-    allow_host_path: tuple[str, ...],
+    **cri: Any,
 ) -> None:
     """Serve a pool: run sandboxes over a container runtime."""
     from vknode.pool.endpoint import EndpointError, TlsFiles, parse_endpoint
@@ -102,8 +91,8 @@ def command(
         raise click.UsageError("--tls-cert, --tls-key and --tls-client-ca must be given together")
     if runtime == "cri" and sim_config is not None:
         raise click.UsageError("--sim-config is for --runtime sim")
-    if runtime == "sim" and allow_host_path:
-        raise click.UsageError("--allow-host-path is for --runtime cri")
+    if runtime == "sim" and (wrong := given(ctx, cri)):
+        raise click.UsageError(f"{wrong[0]} is for --runtime cri")
 
     from vknode.pool import process
 
@@ -121,7 +110,7 @@ def command(
                 sim_config=sim_config,
                 tls=tls,
                 log_format=log_format,
-                allow_host_path=allow_host_path,
+                **cri,
             )
         )
     )

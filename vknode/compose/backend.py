@@ -6,18 +6,23 @@ status and not from the API server's, which may lag; where there is no sandbox, 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
-from typing import Any, Protocol
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
 
 from vknode.agent.pod_record import PodRecord
 from vknode.agent.pod_store import PodStore
 from vknode.kubeletapi import (
+    AttachRequest,
     BackendError,
     ContainerView,
+    Ended,
     ExecRequest,
     ExecSession,
     Exit,
+    ForwardedConnection,
     LogOptions,
     LogStream,
     PodView,
@@ -25,7 +30,7 @@ from vknode.kubeletapi import (
     Stderr,
     Stdout,
 )
-from vknode.pool import client as pool_client
+from vknode.pool import sessions as pool_sessions
 from vknode.pool.errors import PoolFailure
 from vknode.pool.v1 import status_pb2, stream_pb2
 
@@ -35,6 +40,8 @@ _STREAMS = {
     LogStream.STDERR: stream_pb2.LOG_STREAM_STDERR,
 }
 _STDOUT = 1
+# Seconds for a pool to take the end of a forwarded connection.
+_LAST_BYTES = 5.0
 _LISTS = (
     ("initContainers", "initContainerStatuses"),
     ("containers", "containerStatuses"),
@@ -47,9 +54,22 @@ _NEVER_STARTED = frozenset(("ContainerCannotRun", "StartError", "ContainerStatus
 class Streams(Protocol):
     """The part of `PoolClient` that carries data."""
 
-    async def logs(self, request: stream_pb2.StreamLogsRequest) -> pool_client.LogStream: ...
+    async def logs(self, request: stream_pb2.StreamLogsRequest) -> pool_sessions.LogStream: ...
 
-    async def exec(self, start: stream_pb2.ExecRequest.Start) -> pool_client.ExecSession: ...
+    async def exec(self, start: stream_pb2.ExecRequest.Start) -> pool_sessions.ExecSession: ...
+
+    async def attach(
+        self, start: stream_pb2.AttachRequest.Start
+    ) -> pool_sessions.AttachSession: ...
+
+    async def port_forward(self, uid: str, port: int) -> pool_sessions.ForwardedConnection: ...
+
+
+class _Stream(Protocol):
+    async def close(self) -> None: ...
+
+
+Opened = TypeVar("Opened", bound=_Stream)
 
 
 class AgentBackend:
@@ -73,10 +93,10 @@ class AgentBackend:
             namespace, name, pod.uid, pod.node, _containers(pod.decode(), record.sandbox)
         )
 
-    def pods_json(self) -> Iterable[bytes]:
+    def pods_json(self, node: str | None) -> Iterable[bytes]:
         for uid in list(self._records):
             pod = self._store.get(uid)
-            if pod is not None:
+            if pod is not None and node in (None, pod.node):
                 yield pod.raw
 
     async def open_logs(self, pod: PodView, options: LogOptions) -> AsyncGenerator[bytes, None]:
@@ -92,18 +112,13 @@ class AgentBackend:
         )
         if options.since is not None:
             request.since.FromDatetime(options.since)
-        try:
-            stream = await self._pool(pod).logs(request)
-        except PoolFailure as failure:
-            raise _error(failure) from failure
-        try:
+        async with _opened(self._pool(pod).logs(request)) as stream:
             yield b""  # found: the answer may begin
-            async for data in stream:
-                yield data
-        except PoolFailure as failure:
-            raise _error(failure) from failure
-        finally:
-            await stream.close()
+            try:
+                async for data in stream:
+                    yield data
+            except PoolFailure as failure:
+                raise _error(failure) from failure
 
     @asynccontextmanager
     async def open_exec(self, pod: PodView, request: ExecRequest) -> AsyncIterator[ExecSession]:
@@ -116,14 +131,32 @@ class AgentBackend:
             stdout=request.stdout,
             stderr=request.stderr,
         )
-        try:
-            session = await self._pool(pod).exec(start)
-        except PoolFailure as failure:
-            raise _error(failure) from failure
-        try:
+        async with _opened(self._pool(pod).exec(start)) as session:
             yield PoolExec(session)
-        finally:
-            await session.close()
+
+    @asynccontextmanager
+    async def open_attach(self, pod: PodView, request: AttachRequest) -> AsyncIterator[ExecSession]:
+        start = stream_pb2.AttachRequest.Start(
+            uid=pod.uid,
+            container=request.container,
+            tty=request.tty,
+            stdin=request.stdin,
+            stdout=request.stdout,
+            stderr=request.stderr,
+        )
+        async with _opened(self._pool(pod).attach(start)) as session:
+            yield PoolAttach(session)
+
+    @asynccontextmanager
+    async def open_port_forward(
+        self, pod: PodView, port: int
+    ) -> AsyncIterator[ForwardedConnection]:
+        async with _opened(self._pool(pod).port_forward(pod.uid, port)) as connection:
+            yield PoolConnection(connection)
+            # Cancelled at once, the call could lose what was written last.
+            with suppress(TimeoutError, PoolFailure):
+                async with asyncio.timeout(_LAST_BYTES):
+                    await connection.finish()
 
     def _pool(self, pod: PodView) -> Streams:
         record = self._records.get(pod.uid)
@@ -132,10 +165,23 @@ class AgentBackend:
         return self._streams[record.link.name]
 
 
+@asynccontextmanager
+async def _opened(opening: Coroutine[Any, Any, Opened]) -> AsyncIterator[Opened]:
+    """Raises `BackendError` on entering."""
+    try:
+        stream = await opening
+    except PoolFailure as failure:
+        raise _error(failure) from failure
+    try:
+        yield stream
+    finally:
+        await stream.close()
+
+
 class PoolExec:
     """A command in a pool, as the kubelet API uses it."""
 
-    def __init__(self, session: pool_client.ExecSession) -> None:
+    def __init__(self, session: pool_sessions.ExecSession) -> None:
         self._session = session
 
     async def write_stdin(self, data: bytes) -> None:
@@ -151,7 +197,37 @@ class PoolExec:
         try:
             async for stream, data in self._session.receive():
                 yield Stdout(data) if stream == _STDOUT else Stderr(data)
-            yield Exit(await self._session.exit_code())
+            yield await self._end()
+        except PoolFailure as failure:
+            raise _error(failure) from failure
+
+    async def _end(self) -> SessionEvent:
+        return Exit(await self._session.exit_code())
+
+
+class PoolAttach(PoolExec):
+    """A container's own streams."""
+
+    async def _end(self) -> SessionEvent:
+        return Ended()
+
+
+class PoolConnection:
+    """A TCP connection into a sandbox, as the kubelet API uses it."""
+
+    def __init__(self, connection: pool_sessions.ForwardedConnection) -> None:
+        self._connection = connection
+
+    async def write(self, data: bytes) -> None:
+        await self._connection.write(data)
+
+    async def close_write(self) -> None:
+        await self._connection.close_write()
+
+    async def __aiter__(self) -> AsyncGenerator[bytes, None]:
+        try:
+            async for data in self._connection.receive():
+                yield data
         except PoolFailure as failure:
             raise _error(failure) from failure
 
@@ -174,11 +250,12 @@ def _containers(
         for container in pod["spec"].get(kind) or ():
             name = container["name"]
             if name in told:
-                views[name] = _from_pool(told[name])
+                view = _from_pool(told[name])
             elif name in written:
-                views[name] = _from_status(written[name])
+                view = _from_status(written[name])
             else:
-                views[name] = ContainerView(name)
+                view = ContainerView(name)
+            views[name] = replace(view, tty=bool(container.get("tty")))
     return views
 
 

@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import resource
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 
 import structlog
 
 from vknode.agent.app import Agent
 from vknode.agent.config import AgentConfig, ConfigError
-from vknode.agent.metrics import MetricsError
-from vknode.agent.nodes import NodeNameConflict
+from vknode.agent.metric_families import CERTIFICATE_EXPIRY, KUBELET_REQUESTS, KUBELET_STREAMS
+from vknode.agent.metrics import AgentMetrics, MetricsError
+from vknode.agent.node_plan import NodeNameConflict
+from vknode.agent.node_ports import NodePortError
+from vknode.agent.serving_certificate import self_signed
 from vknode.compose.backend import AgentBackend
+from vknode.compose.node_backend import AgentNodes
+from vknode.compose.reviewer import ApiReviewer
 from vknode.kube.errors import (
     ApiError,
     ConnectionConfigError,
@@ -26,7 +33,14 @@ from vknode.kube.errors import (
     Unauthorized,
     Unreachable,
 )
-from vknode.kubeletapi import KubeletApi, KubeletApiError, KubeletApiSettings
+from vknode.kubeletapi import (
+    AuthenticationSettings,
+    AuthorizationSettings,
+    KubeletApi,
+    KubeletApiError,
+    KubeletApiSettings,
+    PortRange,
+)
 from vknode.pool.client import PoolClient
 from vknode.pool.endpoint import EndpointError
 
@@ -53,6 +67,7 @@ class AgentFailed(Exception):
 async def run_agent(config: AgentConfig, stop: asyncio.Event | None = None) -> None:
     """Runs until SIGTERM or SIGINT (or `stop`). Raises `AgentFailed`."""
     stopping = stop or asyncio.Event()
+    _allow_many_files()
     with _signals(stopping.set), _told():
         agent = Agent(config)
         try:
@@ -61,11 +76,13 @@ async def run_agent(config: AgentConfig, stop: asyncio.Event | None = None) -> N
             if api is None:
                 await agent.run(None, stopping)
                 return
+            publish_kubelet_api(agent.metrics, api)
             port = await api.start()
+            _certify(agent, api)
             # Streams say good-bye while the last statuses are written, not after.
             ending = asyncio.create_task(_stop_with(api, stopping))
             try:
-                await agent.run(port, stopping)
+                await agent.run(port, stopping, _Ports(api))
             finally:
                 stopping.set()
                 await ending
@@ -73,17 +90,75 @@ async def run_agent(config: AgentConfig, stop: asyncio.Event | None = None) -> N
             await agent.close()
 
 
+def publish_kubelet_api(metrics: AgentMetrics, api: KubeletApi) -> None:
+    """What the kubelet API counts, among the agent's metrics."""
+    metrics.pull(KUBELET_REQUESTS, api.counts.requests)
+    metrics.pull(KUBELET_STREAMS, api.counts.streams)
+
+    def expiry() -> dict[tuple[str, str], float]:
+        """Of a certificate that is in no file: those of files are told by the agent. One that
+        was never issued has long expired."""
+        when = 0.0 if api.waits_for_certificate else api.certificate_expiry
+        return {} if when is None else {("kubelet_serving", ""): when}
+
+    metrics.pull(CERTIFICATE_EXPIRY, expiry)
+
+
+class _Ports:
+    """The kubelet API's ports as the agent asks for them."""
+
+    def __init__(self, api: KubeletApi) -> None:
+        self._api = api
+
+    def claim(self, node: str, port: int) -> None:
+        self._api.claim_port(node, port)
+
+    async def open(self, node: str) -> int:
+        try:
+            return await self._api.open_node(node)
+        except KubeletApiError as error:
+            raise NodePortError(str(error)) from error
+
+    async def close(self, node: str) -> None:
+        await self._api.close_node(node)
+
+
+def _allow_many_files() -> None:
+    """Each node has a listening socket: what the system allows is taken, as Go programs do."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 async def _stop_with(api: KubeletApi, stopping: asyncio.Event) -> None:
     await stopping.wait()
     await api.stop()
 
 
+def _certify(agent: Agent, api: KubeletApi) -> None:
+    """Gives the server its certificate where no files have it."""
+    kubelet = agent.config.kubelet
+    if kubelet.server_tls_bootstrap:
+        agent.ask_for_certificate(lambda pair: api.use_certificate(pair.pem))
+    elif kubelet.self_signed:
+        api.use_certificate(self_signed([kubelet.address], datetime.now(UTC)).pem)
+        log.warning(
+            "kubelet_api_self_signed",
+            hint="kubelet.selfSigned is for development: nobody can tell this agent from another "
+            "server; write serverTLSBootstrap, or servingCert and servingKey",
+        )
+
+
 def _kubelet_api(agent: Agent) -> KubeletApi | None:
     kubelet = agent.config.kubelet
-    if kubelet.serving_cert is None or kubelet.serving_key is None or kubelet.client_ca is None:
+    has_certificate = (
+        kubelet.serving_cert is not None or kubelet.server_tls_bootstrap or kubelet.self_signed
+    )
+    if not has_certificate or kubelet.client_ca is None:
         log.warning(
             "kubelet_api_off",
-            hint="kubectl logs and exec need kubelet.servingCert, servingKey and clientCA",
+            hint="kubectl logs and exec need kubelet.clientCA and a certificate: servingCert and "
+            "servingKey, or serverTLSBootstrap",
         )
         return None
     streams = {
@@ -91,14 +166,25 @@ def _kubelet_api(agent: Agent) -> KubeletApi | None:
     }
     return KubeletApi(
         AgentBackend(agent.store, agent.records, streams),
+        AgentNodes(agent.config, agent, agent.store, agent.records, streams),
         KubeletApiSettings(
             serving_cert=kubelet.serving_cert,
             serving_key=kubelet.serving_key,
             client_ca=kubelet.client_ca,
-            allowed_client_names=kubelet.allowed_client_names,
+            authentication=AuthenticationSettings(
+                token_review=kubelet.authentication.token_review,
+                token_ttl=kubelet.authentication.cache_seconds,
+            ),
+            authorization=AuthorizationSettings(
+                always_allow=kubelet.authorization.always_allow,
+                allowed_ttl=kubelet.authorization.authorized_seconds,
+                denied_ttl=kubelet.authorization.unauthorized_seconds,
+            ),
             address=kubelet.address,
             port=kubelet.port,
+            node_ports=PortRange(*kubelet.node_ports) if kubelet.node_ports else None,
         ),
+        ApiReviewer(agent.client),
     )
 
 

@@ -13,7 +13,7 @@ import asyncio
 import os
 import signal
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,18 @@ import aiohttp
 import structlog
 
 from vknode.devcluster import network
-from vknode.devcluster.agentproc import AgentFiles, serving_certificate, write_config
+from vknode.devcluster.agentproc import LOOPBACK, AgentFiles, serving_certificate, write_config
 from vknode.devcluster.controlplane import ControlPlane, Settings, client_context
 from vknode.devcluster.faultadmin import FaultAdmin
 from vknode.devcluster.faultproxy import FaultProxy
 from vknode.devcluster.identity import grant
+from vknode.devcluster.imagelayout import Archive
 from vknode.devcluster.kubectl import Kubectl
+from vknode.devcluster.metricsserver import MetricsServer
 from vknode.devcluster.nodes import wait_for_nodes
 from vknode.devcluster.process import Child, ChildFailed, Crash, log_tail
 from vknode.devcluster.programs.cache import cache_root
-from vknode.devcluster.programs.catalog import CONTAINERD, CONTROL_PLANE
+from vknode.devcluster.programs.catalog import CONTAINERD, CONTROL_PLANE, METRICS_SERVER
 from vknode.devcluster.programs.provide import locate, require
 from vknode.devcluster.state import StateDir, ZoneRecord
 from vknode.devcluster.sweep import sweep
@@ -50,8 +52,12 @@ class Refused(Exception):
 class DevCluster:
     """One run of a development cluster in `state_dir`.
 
-    `zones=0, agent=False` is a bare control plane. `failed` is set, and `crashes`
+    `zones=0, agent=False` is a bare control plane; with `pools=False, agent=False` zones are
+    a containerd and a network, for another node agent to use. `failed` is set, and `crashes`
     holds the reasons, when a child ended by itself. `report` is told of each step.
+    `more_images` are loaded into every zone beside the cluster's own, and images of the
+    registries in `mirrors` (host: URL) are pulled from there. With `metrics_server` there is a
+    real one, so that `kubectl top` and autoscalers work.
     """
 
     def __init__(
@@ -63,12 +69,19 @@ class DevCluster:
         cells_per_zone: int = 2,
         cell_capacity: str = "cpu=8,memory=16Gi,pods=110",
         agent: bool = True,
+        pools: bool = True,
         fault_proxy: bool = False,
+        metrics_server: bool = False,
         apiserver_port: int = 0,
         kubelet_port: int = 0,
         audit: bool = False,
+        apiserver_features: Mapping[str, bool] | None = None,
+        audit_users: Sequence[str] = (),
         sim_config: Path | None = None,
         agent_config: Mapping[str, Any] | None = None,
+        pool_flags: Sequence[str] = (),
+        more_images: Sequence[Archive] = (),
+        mirrors: Mapping[str, str] | None = None,
         programs: Mapping[str, Path] | None = None,
         report: Callable[[str], None] | None = None,
     ) -> None:
@@ -87,14 +100,26 @@ class DevCluster:
         self.agent_files: AgentFiles | None = None
         self.proxy: FaultProxy | None = None
         self.fault_admin: FaultAdmin | None = None
+        self.metrics_server: MetricsServer | None = None
         self._programs = dict(programs) if programs else None
         self._zone_names = [f"az{number}" for number in range(1, zones + 1)]
-        self._options = PoolOptions(runtime, cells_per_zone, cell_capacity, sim_config=sim_config)
+        self._options = PoolOptions(
+            runtime, cells_per_zone, cell_capacity, sim_config=sim_config, flags=tuple(pool_flags)
+        )
+        self._more_images = tuple(more_images)
+        self._mirrors = mirrors
         self._want_agent = agent
+        self._want_pools = pools
         self._want_proxy = fault_proxy
+        self._want_metrics_server = metrics_server
         self._kubelet_port = kubelet_port
         self._agent_config = agent_config
-        self._settings = Settings(apiserver_port=apiserver_port, audit=audit)
+        self._settings = Settings(
+            apiserver_port=apiserver_port,
+            audit=audit,
+            audit_users=tuple(audit_users),
+            apiserver_features=apiserver_features or {},
+        )
         self._report = report or (lambda text: log.info("dev_cluster", said=text))
         self._images = Path()
         self._acquired = False
@@ -131,7 +156,11 @@ class DevCluster:
         if containers:
             refuse_without_privileges()
         if self._programs is None:
-            self._programs = require(CONTROL_PLANE + (CONTAINERD if containers else ()))
+            self._programs = require(
+                CONTROL_PLANE
+                + (CONTAINERD if containers else ())
+                + ((METRICS_SERVER,) if self._want_metrics_server else ())
+            )
         self.state.check(tuple(self._zone_names))
         return self._programs
 
@@ -156,6 +185,8 @@ class DevCluster:
         await together(plane.start(), self._start_zones(programs))
         if self._want_agent:
             await self._start_agent_first(plane)
+        if self._want_metrics_server:
+            await self._start_metrics_server(plane, programs)
 
     async def _clear_previous_run(self) -> None:
         previous = self.state.load()
@@ -192,10 +223,15 @@ class DevCluster:
                 options=self._options,
                 programs=programs,
                 network=networks.get(name),
+                more_images=self._more_images,
+                mirrors=self._mirrors,
                 on_crash=self._crashed,
                 on_start=self._started,
             )
-        await together(*(zone.restore(self._images) for zone in self.zones.values()))
+        zones_alive = (
+            zone.restore(self._images, pool=self._want_pools) for zone in self.zones.values()
+        )
+        await together(*zones_alive)
 
     def _make_networks(self, programs: Mapping[str, Path]) -> dict[str, network.ZoneNetwork]:
         """Choose subnets and make bridges and firewall rules, on record before they exist."""
@@ -234,12 +270,17 @@ class DevCluster:
             ca_pem=plane.authority.pem,
             nodes=self.node_names,
         )
+        # A bridge's own address is reached by the API server and by Pods, and by nobody
+        # outside this machine. Zones without a network have simulated containers.
+        networks = [zone.network for zone in self.zones.values() if zone.network is not None]
+        address = str(networks[0].gateway) if networks else LOOPBACK
         self.agent_files = write_config(
             self.state.run / "agent.yaml",
             kubeconfig=kubeconfig,
             pools={name: f"unix:{zone.pool_socket}" for name, zone in self.zones.items()},
-            serving=serving_certificate(plane.authority),
+            serving=serving_certificate(plane.authority, address),
             client_ca=plane.authority.cert,
+            address=address,
             kubelet_port=self._kubelet_port,
             overrides=self._agent_config,
         )
@@ -254,6 +295,19 @@ class DevCluster:
         self._report(f"waiting for {len(self.node_names)} nodes")
         await self.wait_nodes_ready()
 
+    async def _start_metrics_server(
+        self, plane: ControlPlane, programs: Mapping[str, Path]
+    ) -> None:
+        self._report("starting metrics-server")
+        self.metrics_server = MetricsServer(
+            programs[METRICS_SERVER],
+            plane,
+            self.kubectl,
+            on_crash=self._crashed,
+            on_start=self._started,
+        )
+        await self.metrics_server.start()
+
     async def stop(self) -> None:
         """End everything; `leftovers` then holds what could not be removed (else empty)."""
         if not self._acquired:
@@ -264,6 +318,8 @@ class DevCluster:
         await asyncio.gather(*(child.stop(grace=3) for child in polite))
         containerds = [zone.containerd for zone in self.zones.values() if zone.containerd]
         await asyncio.gather(*(one.kill() for one in containerds))
+        if self.metrics_server is not None:
+            await self.metrics_server.kill()
         if self.fault_admin is not None:
             await self.fault_admin.stop()
         if self.proxy is not None:
@@ -348,7 +404,7 @@ class DevCluster:
 
     async def restore_zone(self, zone: str) -> None:
         """A zone's power is back."""
-        await self.zones[zone].restore(self._images)
+        await self.zones[zone].restore(self._images, pool=self._want_pools)
 
     def pause_apiserver(self) -> None:
         """Stop the API server's process: connections hang, as on a broken network."""

@@ -49,6 +49,11 @@ class Places:
         """containerd's configuration file."""
         return self.folder / "containerd.toml"
 
+    @property
+    def registries(self) -> Path:
+        """Where the mirrors of registries are told; only made if there are any."""
+        return self.folder / "registries"
+
 
 def major_version(containerd: Path) -> int:
     """1 or 2. Raises ValueError if the program does not tell."""
@@ -67,11 +72,27 @@ def lacks_sys_resource(status: str) -> bool:
     return found is not None and not int(found.group(1), 16) >> CAP_SYS_RESOURCE & 1
 
 
+def write_mirrors(places: Places, mirrors: Mapping[str, str]) -> None:
+    """Have images of the registry HOST pulled from URL first, for each HOST: URL. The format is
+    containerd's hosts.toml (docs/hosts.md of containerd)."""
+    for host, url in mirrors.items():
+        folder = places.registries / host
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "hosts.toml").write_text(
+            f'server = "https://{host}"\n\n[host."{url}"]\ncapabilities = ["pull", "resolve"]\n'
+        )
+
+
 def render_config(
-    places: Places, programs: Mapping[str, Path], major: int, *, restrict_oom: bool
+    places: Places,
+    programs: Mapping[str, Path],
+    major: int,
+    *,
+    restrict_oom: bool,
+    mirrors: bool = False,
 ) -> str:
     """The configuration file. `restrict_oom`: without CAP_SYS_RESOURCE a sandbox's OOM
-    score cannot be lowered and every start would fail."""
+    score cannot be lowered and every start would fail. `mirrors`: there are some."""
     cni_bin = programs["bridge"].parent
     restrict = str(restrict_oom).lower()
     # Mounts of network namespaces go below `state`, where the sweep finds them.
@@ -84,6 +105,7 @@ address = "{places.socket}"
     options = """
 runtime_type = "io.containerd.runc.v2"
 """
+    registries = f'config_path = "{places.registries}"' if mirrors else ""
     if major >= 2:
         runtime = "plugins.'io.containerd.cri.v1.runtime'"
         return f"""version = 3
@@ -102,6 +124,8 @@ BinaryName = "{programs["runc"]}"
 Root = "{places.folder}/runc"
 [plugins.'io.containerd.cri.v1.images'.pinned_images]
 sandbox = "{PAUSE_IMAGE}"
+[plugins.'io.containerd.cri.v1.images'.registry]
+{registries}
 [plugins.'io.containerd.grpc.v1.cri']
 stream_server_address = "127.0.0.1"
 stream_server_port = "0"
@@ -133,6 +157,8 @@ default_runtime_name = "runc"
 [{cri}.containerd.runtimes.runc.options]
 BinaryName = "{programs["runc"]}"
 Root = "{places.folder}/runc"
+[{cri}.registry]
+{registries}
 [plugins."io.containerd.internal.v1.opt"]
 path = "{places.root}/opt"
 """

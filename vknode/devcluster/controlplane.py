@@ -14,10 +14,12 @@ import asyncio
 import ssl
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import aiohttp
+import yaml
 
 from vknode.devcluster.kubeconfig import write_kubeconfig
 from vknode.devcluster.pki import Authority, KeyPair, key_pem, new_key, public_pem, write_private
@@ -25,9 +27,22 @@ from vknode.devcluster.ports import pick_port
 from vknode.devcluster.process import Child, ChildFailed, Crash, State, log_tail
 from vknode.devcluster.together import together
 
-#: The name in the API server's client certificate; kubeadm's, and what the agent's
-#: `allowedClientNames` lists.
+#: The name in the API server's client certificate; kubeadm's. There its group may do
+#: everything; here it may use kubelet APIs and nothing else.
 KUBELET_CLIENT = "kube-apiserver-kubelet-client"
+#: The name in the certificate that the API server shows to aggregated API servers.
+FRONT_PROXY = "front-proxy-client"
+_KUBELET_CLIENT_BINDING = {
+    "apiVersion": "rbac.authorization.k8s.io/v1",
+    "kind": "ClusterRoleBinding",
+    "metadata": {"name": KUBELET_CLIENT},
+    "roleRef": {
+        "apiGroup": "rbac.authorization.k8s.io",
+        "kind": "ClusterRole",
+        "name": "system:kubelet-api-admin",
+    },
+    "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": KUBELET_CLIENT}],
+}
 #: Seconds until a control plane that is not ready counts as failed. It takes 4 s on
 #: two idle cores; a busy machine may need many times that.
 READY_WITHIN = 90.0
@@ -39,6 +54,8 @@ class Settings:
 
     apiserver_port: int = 0  # 0: any free port
     audit: bool = False  # log every request's metadata to logs/audit.log
+    apiserver_features: Mapping[str, bool] = field(default_factory=dict)  # feature gates
+    audit_users: tuple[str, ...] = ()  # only of these, also where they impersonate others
 
 
 class ControlPlane:
@@ -97,6 +114,9 @@ class ControlPlane:
             ips=["127.0.0.1", "10.96.0.1"],
         )
         kubelet_client = authority.issue("apiserver-kubelet-client", KUBELET_CLIENT)
+        # Of its own: who holds a certificate of it may name any user (front proxy).
+        front = Authority(pki / "front-proxy", "vknode-dev-front-proxy-ca")
+        front_client = front.issue("client", FRONT_PROXY)
         signer = new_key()
         signing = write_private(pki / "sa.key", key_pem(signer))
         verifying = pki / "sa.pub"
@@ -113,9 +133,10 @@ class ControlPlane:
             # A Unix socket in a 0700 folder: no other user reads the cluster's Secrets,
             # and no port to find.
             f"--listen-client-urls={etcd_socket}",
-            f"--advertise-client-urls={etcd_socket}",
             f"--listen-peer-urls=unix://{self.folder}/etcd-peer.sock",
-            # Wants a URL that parses; a single member never dials its peers.
+            # These want URLs with a port (a socket will do from 3.7 on); nobody asks a single
+            # member for its addresses, and it never dials its peers.
+            "--advertise-client-urls=http://localhost:1",
             "--initial-advertise-peer-urls=http://localhost:1",
             "--initial-cluster=default=http://localhost:1",
             # The cluster is thrown away when it ends: no need to survive a power cut.
@@ -145,7 +166,16 @@ class ControlPlane:
             "--endpoint-reconciler-type=none",
             "--allow-privileged=true",
             "--profiling=false",
+            # The aggregation layer: APIs of other servers, such as metrics-server's.
+            f"--requestheader-client-ca-file={front.cert}",
+            f"--requestheader-allowed-names={FRONT_PROXY}",
+            "--requestheader-username-headers=X-Remote-User",
+            "--requestheader-group-headers=X-Remote-Group",
+            "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+            f"--proxy-client-cert-file={front_client.cert}",
+            f"--proxy-client-key-file={front_client.key}",
             *self._audit_flags(),
+            *self._feature_flags(),
         )
         self._child(
             "kube-controller-manager",
@@ -169,6 +199,10 @@ class ControlPlane:
             # Nodes per second that may be evicted; by default one in ten seconds, which
             # on a handful of nodes is nothing but waiting for the second one.
             "--node-eviction-rate=10",
+            # How often an autoscaler looks, and how long it does not trust the CPU usage of a
+            # new Pod: 15 s and 5 min by default.
+            "--horizontal-pod-autoscaler-sync-period=2s",
+            "--horizontal-pod-autoscaler-cpu-initialization-period=10s",
         )
         self._child(
             "kube-scheduler", f"--kubeconfig={scheduler}", "--leader-elect=false", "--secure-port=0"
@@ -181,6 +215,7 @@ class ControlPlane:
         first = ("etcd", "kube-apiserver")
         await together(*(self.children[name].start() for name in first))
         await self.ready()
+        await self._admit_kubelet_client()
         rest = [child for name, child in self.children.items() if name not in first]
         await together(*(child.start() for child in rest))
         await self._until_ok("/api/v1/namespaces/default/serviceaccounts/default", READY_WITHIN)
@@ -189,13 +224,29 @@ class ControlPlane:
         """Wait until the API server is ready. Raises ChildFailed as `start` does."""
         await self._until_ok("/readyz", within)
 
+    async def _admit_kubelet_client(self) -> None:
+        """Let the API server use kubelet APIs, which ask it about itself, too."""
+        url = f"{self.url}/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
+        async with (
+            self._session() as session,
+            session.post(url, json=_KUBELET_CLIENT_BINDING) as answer,
+        ):
+            if answer.status != 201:
+                raise ChildFailed(
+                    f"kube-apiserver refused the rights of its own {KUBELET_CLIENT} "
+                    f"({answer.status}): {(await answer.text())[:300]}"
+                )
+
+    def _session(self) -> aiohttp.ClientSession:
+        """As the administrator."""
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=client_context(self.authority.cert, self.admin)),
+            timeout=aiohttp.ClientTimeout(total=5),
+        )
+
     async def _until_ok(self, path: str, within: float) -> None:
         deadline = time.monotonic() + within
-        context = client_context(self.authority.cert, self.admin)
-        connector = aiohttp.TCPConnector(ssl=context)
-        async with aiohttp.ClientSession(
-            connector=connector, timeout=aiohttp.ClientTimeout(total=5)
-        ) as session:
+        async with self._session() as session:
             while not await _ok(session, self.url + path):
                 self._check_alive()
                 if time.monotonic() > deadline:
@@ -245,13 +296,29 @@ class ControlPlane:
         pair = self.authority.issue(file_name, user)
         return self._config(self.folder / f"{file_name}.kubeconfig", user, pair)
 
+    def _feature_flags(self) -> list[str]:
+        gates = self._settings.apiserver_features.items()
+        wanted = ",".join(f"{name}={str(on).lower()}" for name, on in gates)
+        return [f"--feature-gates={wanted}"] if wanted else []
+
     def _audit_flags(self) -> list[str]:
-        if not self._settings.audit:
+        users = list(self._settings.audit_users)
+        if not (self._settings.audit or users):
             return []
+        rules: list[dict[str, Any]] = [{"level": "Metadata"}]
+        if users and not self._settings.audit:
+            # The policy is asked about who is authenticated, before any impersonation.
+            rules = [{"level": "Metadata", "users": users}, {"level": "None"}]
         policy = self.folder / "audit-policy.yaml"
         policy.write_text(
-            "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\n"
-            "rules: [{level: Metadata}]\n"
+            yaml.safe_dump(
+                {
+                    "apiVersion": "audit.k8s.io/v1",
+                    "kind": "Policy",
+                    "omitStages": ["RequestReceived"],
+                    "rules": rules,
+                }
+            )
         )
         return [f"--audit-policy-file={policy}", f"--audit-log-path={self.logs}/audit.log"]
 

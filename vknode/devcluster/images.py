@@ -1,7 +1,7 @@
 """The container images of the development cluster, made here: no registry is needed.
 
 Debian's static busybox under the usual names, and a pause program of 300 bytes.
-Written as one OCI image layout in a tar file, which `ctr images import` takes.
+Written as one OCI image layout in a tar file (`imagelayout`).
 The names with `docker.io/library` are what `image: busybox:1.36` in a Pod means.
 
 Two images that differ (`web:v1`, `web:v2`) make a rolling update visible. The
@@ -11,16 +11,14 @@ looks for the host's name-service libraries; `fetch` is a script over `nc`.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
-import json
 import platform
 import struct
 import subprocess
-import tarfile
-from dataclasses import dataclass
 from pathlib import Path
+
+from vknode.devcluster import imagelayout
+from vknode.devcluster.imagelayout import Entry, Layout
 
 PAUSE_IMAGE = "vknode.dev/pause:v1"
 BUSYBOX_IMAGE = "docker.io/library/busybox:1.36"
@@ -81,17 +79,6 @@ class ImagesUnavailable(Exception):
     """The images cannot be made from what is on this machine."""
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One file of an image layer. `link` makes it a symbolic link."""
-
-    path: str
-    content: bytes = b""
-    mode: int = 0o644
-    link: str = ""
-    folder: bool = False
-
-
 def pause_elf() -> bytes:
     """The pause program as an ELF executable for x86-64: one segment, no libc."""
     base, head = 0x400000, 64 + 56
@@ -139,14 +126,15 @@ def write_images(busybox: Path, folder: Path) -> Path:
         )
     program = busybox.read_bytes()
     digest = hashlib.sha256(program)
-    digest.update(Path(__file__).read_bytes())  # the recipe itself
+    for recipe in (__file__, imagelayout.__file__):
+        digest.update(Path(recipe).read_bytes())
     target = folder / f"images-{digest.hexdigest()[:16]}.tar"
     if target.exists():
         return target
     listed = subprocess.run([str(busybox), "--list"], capture_output=True, text=True, check=True)
     applets = [name for name in listed.stdout.split() if name not in ("busybox", "wget")]
-    layout = _Layout()
-    base = layout.layer(_busybox_entries(program, applets))
+    layout = Layout()
+    base = layout.layer(busybox_entries(program, applets))
     if platform.machine() == "x86_64":
         pause = layout.layer([Entry("pause", pause_elf(), 0o755)])
         layout.image([pause], ["/pause"], [PAUSE_IMAGE])
@@ -165,7 +153,8 @@ def write_images(busybox: Path, folder: Path) -> Path:
     return target
 
 
-def _busybox_entries(program: bytes, applets: list[str]) -> list[Entry]:
+def busybox_entries(program: bytes, applets: list[str]) -> list[Entry]:
+    """The files of a small system whose commands are busybox's `applets`."""
     folders = "bin dev etc home proc root run sys tmp usr usr/bin var var/run www www/cgi-bin"
     entries = [
         Entry(name, folder=True, mode=0o1777 if name == "tmp" else 0o755)
@@ -184,80 +173,3 @@ def _busybox_entries(program: bytes, applets: list[str]) -> list[Entry]:
         Entry("etc/group", b"root:x:0:\nnobody:x:65534:\n"),
     ]
     return entries
-
-
-class _Layout:
-    """An OCI image layout being put together in memory (a few MiB)."""
-
-    def __init__(self) -> None:
-        self._blobs: dict[str, bytes] = {}
-        self._manifests: list[dict[str, object]] = []
-
-    def _blob(self, raw: bytes, media: str) -> dict[str, object]:
-        digest = hashlib.sha256(raw).hexdigest()
-        self._blobs[digest] = raw
-        return {
-            "mediaType": f"application/vnd.oci.image.{media}",
-            "digest": f"sha256:{digest}",
-            "size": len(raw),
-        }
-
-    def layer(self, entries: list[Entry]) -> tuple[dict[str, object], str]:
-        """A layer's descriptor and its diff id. Times are zero: same content, same digest."""
-        raw = io.BytesIO()
-        with tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as packed:
-            for entry in entries:
-                info = tarfile.TarInfo(entry.path)
-                info.mode = entry.mode
-                if entry.folder:
-                    info.type = tarfile.DIRTYPE
-                elif entry.link:
-                    info.type, info.linkname, info.mode = tarfile.SYMTYPE, entry.link, 0o777
-                else:
-                    info.size = len(entry.content)
-                packed.addfile(info, io.BytesIO(entry.content) if info.size else None)
-        plain = raw.getvalue()
-        diff = f"sha256:{hashlib.sha256(plain).hexdigest()}"
-        return self._blob(gzip.compress(plain, 6, mtime=0), "layer.v1.tar+gzip"), diff
-
-    def image(
-        self, layers: list[tuple[dict[str, object], str]], command: list[str], names: list[str]
-    ) -> None:
-        """Add an image under each of `names`."""
-        machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(
-            platform.machine(), platform.machine()
-        )
-        config = {
-            "architecture": machine,
-            "os": "linux",
-            "config": {
-                "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
-                "Cmd": command,
-                "WorkingDir": "/",
-            },
-            "rootfs": {"type": "layers", "diff_ids": [diff for _, diff in layers]},
-        }
-        manifest = {
-            "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "config": self._blob(json.dumps(config).encode(), "config.v1+json"),
-            "layers": [descriptor for descriptor, _ in layers],
-        }
-        described = self._blob(json.dumps(manifest).encode(), "manifest.v1+json")
-        for name in names:
-            note = {"io.containerd.image.name": name}
-            self._manifests.append({**described, "annotations": note})
-
-    def write(self, target: Path) -> None:
-        """Write the layout as a tar file."""
-        files = {"oci-layout": b'{"imageLayoutVersion": "1.0.0"}'}
-        files["index.json"] = json.dumps(
-            {"schemaVersion": 2, "manifests": self._manifests}
-        ).encode()
-        for digest, raw in self._blobs.items():
-            files[f"blobs/sha256/{digest}"] = raw
-        with tarfile.open(target, mode="w") as packed:
-            for name, raw in files.items():
-                info = tarfile.TarInfo(name)
-                info.size = len(raw)
-                packed.addfile(info, io.BytesIO(raw))

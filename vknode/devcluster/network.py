@@ -62,7 +62,9 @@ class ZoneNetwork:
                         "ranges": [[{"subnet": str(self.subnet)}]],
                         "routes": [{"dst": "0.0.0.0/0"}],
                     },
-                }
+                },
+                # hostPort; it does nothing for a Pod without one.
+                {"type": "portmap", "capabilities": {"portMappings": True}},
             ],
         }
 
@@ -144,6 +146,36 @@ def close_firewall(iptables: Path, mark: str) -> None:
             words = shlex.split(rule)
             if mark in words:
                 _run([*command, "-t", table, "-D", *words[1:]])
+
+
+def close_host_ports(iptables: Path, name: str) -> None:
+    """Delete what the portmap plugin left for Pods of the CNI network `name`, and its own
+    chains when nobody uses them any more (it makes them when it needs them)."""
+    command = [str(iptables), "-w", "10", "-t", "nat"]
+    dispatch, others = "CNI-HOSTPORT-DNAT", ("CNI-HOSTPORT-MASQ", "CNI-HOSTPORT-SETMARK")
+    ours = [
+        rule
+        for rule in _rules(command)
+        if rule[:2] == ["-A", dispatch] and any(f'"{name}"' in word for word in rule)
+    ]
+    for rule in ours:
+        _run([*command, "-D", *rule[1:]])
+        for step in ("-F", "-X"):
+            _run([*command, step, rule[-1]])
+    rules = _rules(command)
+    if any(rule[:2] == ["-A", dispatch] for rule in rules):
+        return
+    chains = [chain for chain in (dispatch, *others) if ["-N", chain] in rules]
+    for rule in rules:
+        if rule[0] == "-A" and rule[-1] in chains:
+            _run([*command, "-D", *rule[1:]])
+    for step in ("-F", "-X"):
+        for chain in chains:
+            _run([*command, step, chain])
+
+
+def _rules(command: list[str]) -> list[list[str]]:
+    return [shlex.split(line) for line in _run([*command, "-S"]).splitlines()]
 
 
 def _run(command: list[str]) -> str:

@@ -95,19 +95,21 @@ class Authority:
         organizations: Sequence[str] = (),
         dns: Sequence[str] = (),
         ips: Sequence[str] = (),
+        valid: tuple[datetime.timedelta, datetime.timedelta] = (-BACKDATE, LIFETIME),
     ) -> KeyPair:
         """Sign a new key. With `dns` or `ips` it is a server's certificate for these
         names, otherwise a client's for user `common_name` in groups `organizations`.
+        It is valid from and until these times from now.
         Written as `FILE_NAME.crt` and `FILE_NAME.key`."""
         key = new_key()
         subject = x509.Name(
             [x509.NameAttribute(NameOID.ORGANIZATION_NAME, one) for one in organizations]
-            + [x509.NameAttribute(NameOID.COMMON_NAME, common_name)]
+            + [x509.NameAttribute(NameOID.COMMON_NAME, one) for one in (common_name,) if one]
         )
         serves = bool(dns or ips)
         purpose = ExtendedKeyUsageOID.SERVER_AUTH if serves else ExtendedKeyUsageOID.CLIENT_AUTH
         builder = (
-            _builder(subject, self._certificate.subject, key)
+            _builder(subject, self._certificate.subject, key, valid)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(certificate_sign=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
@@ -128,7 +130,10 @@ class Authority:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    valid: tuple[datetime.timedelta, datetime.timedelta] = (-BACKDATE, LIFETIME),
 ) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
@@ -137,8 +142,8 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - BACKDATE)
-        .not_valid_after(now + LIFETIME)
+        .not_valid_before(now + valid[0])
+        .not_valid_after(now + valid[1])
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
 

@@ -30,6 +30,8 @@ SHIM = "shim"
 #: containerd puts containers without a parent of their own below this cgroup, and
 #: leaves it there when the last one is gone.
 CONTAINERD_CGROUPS = ("k8s.io",)
+#: A pool puts the groups of its Pods below this one and its own name.
+POOL_CGROUPS = "vknode"
 #: libcni keeps results here whatever the CNI folders are.
 CNI_RESULTS = Path("/var/lib/cni/results")
 CGROUPS = Path("/sys/fs/cgroup")
@@ -40,14 +42,15 @@ def sweep(record: RunRecord, programs: Mapping[str, Path]) -> list[str]:
 
     Blocking. Idempotent: a second sweep finds nothing to do."""
     left: list[str] = []
-    groups: set[str] = set()
+    groups: list[str] = []
     if record.boot == boot_id():
         me = os.getpid()
         left += end_processes([one for one in record.processes if one.pid != me])
     for zone in record.zones:
-        groups.update(CONTAINERD_CGROUPS)
+        groups += [*CONTAINERD_CGROUPS, f"{POOL_CGROUPS}/{zone.name}", POOL_CGROUPS]
         left += sweep_zone(zone)
         left += _remove_network(zone, programs.get("ip", Path("ip")))
+        left += remove_host_ports(zone, programs)
     if record.firewall_mark and "iptables" in programs:
         try:
             network.close_firewall(programs["iptables"], record.firewall_mark)
@@ -92,6 +95,17 @@ def sweep_zone(zone: ZoneRecord) -> list[str]:
         socket.unlink(missing_ok=True)
     left += remove_cgroups(groups)
     return left
+
+
+def remove_host_ports(zone: ZoneRecord, programs: Mapping[str, Path]) -> list[str]:
+    """Clear the rules by which the zone's Pods had ports of this machine."""
+    if "iptables" not in programs:
+        return []
+    try:
+        network.close_host_ports(programs["iptables"], zone.network)
+    except network.NetworkFailed as problem:
+        return [str(problem)]
+    return []
 
 
 def zone_processes(places: Places) -> list[Process]:

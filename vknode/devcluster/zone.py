@@ -26,13 +26,15 @@ from vknode.devcluster.containerd import (
     lacks_sys_resource,
     major_version,
     render_config,
+    write_mirrors,
 )
+from vknode.devcluster.imagelayout import Archive
 from vknode.devcluster.images import IMAGE_NAMES, write_images
 from vknode.devcluster.mounts import remove_tree
 from vknode.devcluster.network import ZoneNetwork
 from vknode.devcluster.process import Child, ChildFailed, Crash, log_tail
 from vknode.devcluster.state import ZoneRecord
-from vknode.devcluster.sweep import sweep_zone
+from vknode.devcluster.sweep import remove_host_ports, sweep_zone
 
 #: Seconds until a containerd that does not serve counts as failed.
 READY_WITHIN = 30.0
@@ -47,6 +49,7 @@ class PoolOptions:
     cell_capacity: str = "cpu=8,memory=16Gi,pods=110"
     region: str = "dev"
     sim_config: Path | None = None
+    flags: tuple[str, ...] = ()  # more flags of `vknode pool`, as they are
 
 
 class Zone:
@@ -61,6 +64,8 @@ class Zone:
         options: PoolOptions,
         programs: Mapping[str, Path],
         network: ZoneNetwork | None = None,
+        more_images: Sequence[Archive] = (),
+        mirrors: Mapping[str, str] | None = None,
         on_crash: Callable[[Crash], None] | None = None,
         on_start: Callable[[Child], None] | None = None,
     ) -> None:
@@ -70,6 +75,8 @@ class Zone:
         self.network = network
         self.options = options
         self.dark = False
+        self._more_images = tuple(more_images)
+        self._mirrors = dict(mirrors or {})
         self._programs = programs
         self._logs = logs
         self._on_crash = on_crash
@@ -111,7 +118,7 @@ class Zone:
             command += ["--runtime-endpoint", f"unix://{self.places.socket}"]
         elif options.sim_config is not None:
             command += ["--sim-config", str(options.sim_config)]
-        return command
+        return [*command, *options.flags]
 
     async def start_containerd(self, images: Path) -> None:
         """Start the zone's containerd and load the images into it (once: they stay).
@@ -152,15 +159,17 @@ class Zone:
         if self.network is None:
             return []
         left = await asyncio.to_thread(sweep_zone, self.record)
+        left += await asyncio.to_thread(remove_host_ports, self.record, self._programs)
         # What was on tmpfs in a real machine: bundles, namespaces, runc's state.
         for folder in (self.places.state, self.folder / "runc"):
             left += await asyncio.to_thread(remove_tree, folder)
         return left
 
-    async def restore(self, images: Path) -> None:
-        """Power is back: containerd and the pool start again."""
+    async def restore(self, images: Path, *, pool: bool = True) -> None:
+        """Power is back: containerd and, if wanted, the pool start again."""
         await self.start_containerd(images)
-        await self.start_pool()
+        if pool:
+            await self.start_pool()
         self.dark = False
 
     def _child(self, what: str, argv: Sequence[str | Path]) -> Child:
@@ -188,15 +197,26 @@ class Zone:
         )
         major = major_version(self._programs["containerd"])
         restrict = lacks_sys_resource(Path("/proc/self/status").read_text())
+        write_mirrors(places, self._mirrors)
         places.config.write_text(
-            render_config(places, self._programs, major, restrict_oom=restrict)
+            render_config(
+                places,
+                self._programs,
+                major,
+                restrict_oom=restrict,
+                mirrors=bool(self._mirrors),
+            )
         )
 
     async def _load(self, images: Path) -> None:
         """Import the images and wait until the CRI plugin knows them: it learns of them by
         an event, and until then a Pod would find its image absent."""
-        deadline = time.monotonic() + READY_WITHIN
         await self._ctr("images", "import", str(images))
+        wanted = set(IMAGE_NAMES)
+        for archive in self._more_images:
+            await self._ctr("images", "import", str(archive.path))
+            wanted.update(archive.names)
+        deadline = time.monotonic() + READY_WITHIN
         while True:
             listed = await self._ctr("images", "list")
             managed = {
@@ -204,7 +224,7 @@ class Zone:
                 for line in listed.splitlines()
                 if "io.cri-containerd.image=managed" in line
             }
-            if managed.issuperset(IMAGE_NAMES):
+            if managed >= wanted:
                 return
             assert self.containerd is not None
             _check_alive(self.containerd, deadline)

@@ -13,6 +13,7 @@ connection lost midway      no       again (our writes can be replayed)
 any other status            no       no
 ==========================  =======  ==========================================
 
+A POST that changes nothing (a review) may be declared `replayable` and is then treated as a GET.
 Retry-After is honoured up to `MAX_RETRY_AFTER` seconds; a longer wait is the caller's business.
 """
 
@@ -101,10 +102,17 @@ class KubeClient:
         impersonate: str | None = None,
         timeout: float = 30.0,
         retry: bool = True,
+        replayable: bool = False,
     ) -> bytes:
         """POST to a collection; `is_already_exists` on the error tells a replay."""
         return await self.request(
-            "POST", path, body=body, impersonate=impersonate, timeout=timeout, retry=retry
+            "POST",
+            path,
+            body=body,
+            impersonate=impersonate,
+            timeout=timeout,
+            retry=retry,
+            replayable=replayable,
         )
 
     async def put(
@@ -205,6 +213,7 @@ class KubeClient:
         impersonate: str | None = None,
         timeout: float = 30.0,
         retry: bool = True,
+        replayable: bool = False,
     ) -> bytes:
         """Sends one request and returns the response's body.
 
@@ -212,7 +221,7 @@ class KubeClient:
         acts as `system:node:NAME`. Raises `ApiError` (or its subtypes) and `Unreachable`.
         """
         backoff: Backoff | None = None
-        replayable = method != "POST"
+        replayable = replayable or method != "POST"
         renewed = False
         for attempt in range(1, MAX_ATTEMPTS + 1):
             delay_at_least: float | None = None
@@ -248,17 +257,21 @@ class KubeClient:
         path: str,
         *,
         query: Mapping[str, str] | None = None,
+        impersonate: str | None = None,
         total: float | None = None,
         sock_read: float | None = None,
     ) -> AsyncIterator[aiohttp.StreamReader]:
         """GET whose body is read piece by piece (a watch). Never retried here.
 
         `total` bounds the whole response, `sock_read` the silence between two pieces, both in
-        seconds. Error statuses raise before anything is yielded; while reading, turn
-        aiohttp.ClientError and TimeoutError into your own decision.
+        seconds; `impersonate` as in `request`. Error statuses raise before anything is yielded;
+        while reading, turn aiohttp.ClientError and TimeoutError into your own decision.
         """
         timeout = aiohttp.ClientTimeout(total=total, sock_connect=10.0, sock_read=sock_read)
-        async with await self._send("GET", path, None, JSON, query, None, timeout) as response:
+        session = self.connection.streams
+        async with await self._send(
+            "GET", path, None, JSON, query, impersonate, timeout, session
+        ) as response:
             yield response.content
 
     async def _once(
@@ -291,6 +304,7 @@ class KubeClient:
         query: Mapping[str, str] | None,
         impersonate: str | None,
         timeout: aiohttp.ClientTimeout,
+        session: aiohttp.ClientSession | None = None,
     ) -> aiohttp.ClientResponse:
         connection = self.connection
         headers = CIMultiDict(self._headers)
@@ -308,7 +322,7 @@ class KubeClient:
             url = f"{url}?{urlencode(query)}"
         self.stats.requests[method] = self.stats.requests.get(method, 0) + 1
         try:
-            response = await connection.session.request(
+            response = await (session or connection.session).request(
                 method,
                 URL(url, encoded=True),
                 data=body,

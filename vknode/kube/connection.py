@@ -11,6 +11,8 @@ Configuration and credentials come through kubernetes_asyncio's loader; requests
 * What a kubeconfig holds inline (`*-data`, an exec plugin's certificate) the loader writes to
   temporary files, which a SIGKILL would leave behind, keys among them: they are removed as soon
   as the TLS context has read them.
+* Watches have a session of their own without a limit on connections: each one holds its
+  connection (HTTP/1.1), and must not take it from the requests. Whoever opens them bounds them.
 * Dead peers are found by TCP keep-alive (about 30 s), so that a watch on a silent connection
   does not wait for hours.
 """
@@ -22,6 +24,7 @@ import os
 import socket
 import ssl
 import time
+from asyncio import sslproto
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -41,6 +44,7 @@ log = structlog.get_logger()
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 CREDENTIAL_CHECK_SECONDS = 60.0
 READ_BUFFER_BYTES = 1024 * 1024
+TLS_BUFFER_BYTES = 32 * 1024
 
 
 @dataclass
@@ -65,6 +69,7 @@ class Connection:
         server: str,
         source: str,
         session: aiohttp.ClientSession,
+        streams: aiohttp.ClientSession | None = None,
         token: str | None,
         token_file: Path | None = None,
         exec_loader: Any = None,
@@ -77,6 +82,8 @@ class Connection:
         # For messages: which file, context and user these credentials are.
         self.source = source
         self.session = session
+        # For requests that last: watches. Without one of their own they share the other's.
+        self.streams = streams or session
         self.server_hostname = server_hostname
         self.proxy = proxy
         self._token = token
@@ -153,6 +160,7 @@ class Connection:
 
     async def close(self) -> None:
         await self.session.close()
+        await self.streams.close()
         # aiohttp ends TLS transports in callbacks of the loop; let them run before it closes.
         await asyncio.sleep(0)
 
@@ -200,22 +208,11 @@ async def connect(
     token = configuration.api_key.get("BearerToken")
     if token_file is not None:
         token = _read_token(token_file)
-    connector = aiohttp.TCPConnector(
-        limit=max_connections,
-        ssl=tls if tls is not None else False,
-        keepalive_timeout=75.0,
-        socket_factory=_socket,
-    )
-    session = aiohttp.ClientSession(
-        connector=connector,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=10.0),
-        read_bufsize=READ_BUFFER_BYTES,
-    )
     return Connection(
         server=server,
         source=source,
-        session=session,
+        session=_session(tls, max_connections),
+        streams=_session(tls, 0),
         token=token,
         token_file=token_file,
         exec_loader=exec_loader,
@@ -223,6 +220,25 @@ async def connect(
         tls=tls,
         server_hostname=configuration.tls_server_name,
         proxy=configuration.proxy or _environment_proxy(server, environ),
+    )
+
+
+def _session(tls: ssl.SSLContext | None, limit: int) -> aiohttp.ClientSession:
+    """`limit` connections at most, 0 for any number."""
+    # asyncio gives each TLS connection 256 KiB to read into; that is most of what a watch costs
+    # (308 KiB of memory each, 84 KiB with this). A TLS record has at most 16 KiB.
+    sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES
+    connector = aiohttp.TCPConnector(
+        limit=limit,
+        ssl=tls if tls is not None else False,
+        keepalive_timeout=75.0,
+        socket_factory=_socket,
+    )
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=10.0),
+        read_bufsize=READ_BUFFER_BYTES,
     )
 
 

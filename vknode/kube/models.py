@@ -122,3 +122,11 @@ decode_any = msgspec.json.Decoder(dict[str, Any]).decode
 def keep(raw: msgspec.Raw) -> msgspec.Raw:
     """A copy that no longer pins the buffer it came from."""
     return raw.copy()
+
+
+def is_newer(candidate: str, known: str) -> bool:
+    """Compares two resourceVersions. Since Kubernetes 1.35 they are defined to be comparable
+    integers (before, every API server over etcd wrote integers); others only differ or not."""
+    if candidate.isdecimal() and known.isdecimal():
+        return int(candidate) > int(known)
+    return candidate != known

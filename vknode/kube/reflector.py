@@ -25,9 +25,6 @@ Protocol facts, from client-go's reflector and the API concepts page of Kubernet
 
 * A list without resourceVersion is consistent; `resourceVersion=0` may be older than what
   another client saw before, so a restarted agent could act on the past. We never use it.
-* An ERROR event carries a metav1.Status. 410 means the resourceVersion left the watch cache.
-* BOOKMARK carries only metadata.resourceVersion; it comes about once a minute, so silence of
-  `read_timeout` means a dead peer.
 * After etcd was restored from a backup our resourceVersion lies in the future. The server may
   refuse it with 504 "Too large resource version" for ever, hence the relist after three refusals;
   or (seen with 1.37.2) accept the watch and send nothing at all, not even bookmarks, hence the
@@ -39,9 +36,9 @@ A name that comes back with another UID is reported as a delete of the old and t
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Generic, NoReturn, Protocol, TypeVar
 
@@ -53,16 +50,9 @@ from vknode.kube.backoff import Backoff
 from vknode.kube.client import KubeClient
 from vknode.kube.errors import ApiError, Forbidden, Unauthorized, Unreachable
 from vknode.kube.gcpause import freeze_survivors, gc_paused
-from vknode.kube.lines import MAX_LINE_BYTES, LineSplitter, LineTooLong
-from vknode.kube.models import (
-    ObjectKey,
-    ObjectMeta,
-    WatchEvent,
-    decode_event,
-    decode_identity,
-    decode_list,
-    decode_status,
-)
+from vknode.kube.lines import MAX_LINE_BYTES
+from vknode.kube.models import ObjectKey, ObjectMeta, WatchEvent, decode_identity, decode_list
+from vknode.kube.watch import BROKEN, Expired, WatchFailed, watch
 
 log = structlog.get_logger()
 
@@ -98,7 +88,8 @@ class Handler(Protocol[_T_contra]):
 
 @dataclass
 class ReflectorStats:
-    """Counters since start, and when something was last heard (time.monotonic seconds)."""
+    """Counters since start, and when something was last heard (time.monotonic seconds). Several
+    watches may count in one."""
 
     lists: int = 0
     relists: int = 0  # lists after the first complete one
@@ -123,18 +114,6 @@ class ReflectorOptions:
     make_backoff: Callable[[], Backoff] = field(default=Backoff)
 
 
-class _Expired(Exception):
-    """The resourceVersion is too old (or unusable): list again."""
-
-
-class _WatchError(Exception):
-    """The watch failed with an ERROR event; resume after a delay."""
-
-    def __init__(self, message: str, retry_after: float | None) -> None:
-        self.retry_after = retry_after
-        super().__init__(message)
-
-
 class Reflector(Generic[T]):
     """One list-and-watch. `run` it in a task; cancel the task to stop.
 
@@ -152,8 +131,9 @@ class Reflector(Generic[T]):
         field_selector: str = "",
         label_selector: str = "",
         options: ReflectorOptions | None = None,
+        stats: ReflectorStats | None = None,
     ) -> None:
-        self.stats = ReflectorStats()
+        self.stats = stats or ReflectorStats()
         self._client = client
         self._path = path
         self._decode = decode
@@ -193,7 +173,7 @@ class Reflector(Generic[T]):
                 await self._list()
                 backoff.reset()
                 await self._watch_until_expired(backoff)
-            except _Expired as expired:
+            except Expired as expired:
                 log.info("reflector_relist", path=self._path, reason=str(expired))
             except (ApiError, Unreachable) as error:
                 fatal = isinstance(error, Unauthorized | Forbidden) or (
@@ -281,7 +261,7 @@ class Reflector(Generic[T]):
     # -- watching --------------------------------------------------------------------------
 
     async def _watch_until_expired(self, backoff: Backoff) -> NoReturn:
-        """Watches again and again from where the last watch stopped. Raises `_Expired`."""
+        """Watches again and again from where the last watch stopped. Raises `Expired`."""
         refusals = 0
         silences = 0
         while True:
@@ -295,27 +275,27 @@ class Reflector(Generic[T]):
                 problem = ""
             except ApiError as error:
                 if error.is_expired:
-                    raise _Expired(error.message) from error
+                    raise Expired(error.message) from error
                 refusals += 1
                 at_least = error.retry_after
                 # 429 says the server is busy, not that our resourceVersion is bad.
                 if refusals >= REFUSALS_BEFORE_RELIST and not error.is_throttled:
-                    raise _Expired(f"{refusals} refusals in a row: {error.message}") from error
+                    raise Expired(f"{refusals} refusals in a row: {error.message}") from error
                 problem = str(error)
-            except _WatchError as error:
+            except WatchFailed as error:
                 refusals += 1
                 at_least = error.retry_after
                 if refusals >= REFUSALS_BEFORE_RELIST:
-                    raise _Expired(f"{refusals} refusals in a row: {error}") from error
+                    raise Expired(f"{refusals} refusals in a row: {error}") from error
                 problem = str(error)
-            except (Unreachable, aiohttp.ClientError, OSError, LineTooLong) as error:
+            except BROKEN as error:
                 problem = str(error) or type(error).__name__
                 if isinstance(error, aiohttp.SocketTimeoutError):
                     silences += 1
             if self.stats.events + self.stats.bookmarks != heard:
                 silences = 0
             if silences >= SILENCES_BEFORE_RELIST:
-                raise _Expired(f"{silences} watches in a row stayed silent")
+                raise Expired(f"{silences} watches in a row stayed silent")
             moved = self._resource_version != before
             lasted = time.monotonic() - started
             if moved:
@@ -337,41 +317,23 @@ class Reflector(Generic[T]):
             await asyncio.sleep(delay)
 
     async def _watch(self) -> None:
-        low, high = self._options.watch_timeout
-        timeout = random.uniform(low, high)
-        query = {
-            **self._selectors,
-            "watch": "1",
-            "allowWatchBookmarks": "true",
-            "resourceVersion": self._resource_version,
-            "timeoutSeconds": str(max(1, int(timeout))),
-        }
-        splitter = LineSplitter(self._options.max_line)
+        options = self._options
         self.stats.watches += 1
-        async with self._client.stream(
+        events = watch(
+            self._client,
             self._path,
-            query=query,
-            total=timeout + 30.0,
-            sock_read=self._options.read_timeout,
-        ) as content:
-            self._heard()
-            async for chunk in content.iter_any():
-                for line in splitter.feed(chunk):
-                    self._event(line)
-                self._heard()
-                # iter_any does not yield to the loop while data is buffered.
-                await asyncio.sleep(0)
-        if splitter.pending:
-            raise Unreachable(f"watch of {self._path} was cut off within a line")
+            self._selectors,
+            self._resource_version,
+            timeout=options.watch_timeout,
+            read_timeout=options.read_timeout,
+            max_line=options.max_line,
+            heard=self._heard,
+        )
+        async with aclosing(events):
+            async for event in events:
+                self._event(event)
 
-    def _event(self, line: bytes) -> None:
-        try:
-            event = decode_event(line)
-        except msgspec.DecodeError as error:
-            # Not a watch line: nothing behind it can be trusted to be in order.
-            raise Unreachable(f"watch of {self._path}: not an event: {error}") from error
-        if event.type == "ERROR":
-            self._raise_error(event.object)
+    def _event(self, event: WatchEvent) -> None:
         if event.type == "BOOKMARK":
             self.stats.bookmarks += 1
             self._advance(event.object)
@@ -399,18 +361,6 @@ class Reflector(Generic[T]):
             return  # the next relist finds out
         self._known.pop((meta.namespace, meta.name), None)
         self._handler.deleted(ObjectKey(meta.namespace, meta.name, meta.uid), None)
-
-    def _raise_error(self, raw: msgspec.Raw) -> NoReturn:
-        try:
-            status = decode_status(raw)
-        except msgspec.DecodeError:
-            raise _WatchError("ERROR event without a status", None) from None
-        if status.code == 410 or status.reason in ("Expired", "Gone"):
-            raise _Expired(status.message or "resourceVersion expired")
-        seconds = status.details.retry_after_seconds if status.details else 0
-        raise _WatchError(
-            f"ERROR event {status.code} {status.reason}: {status.message}", float(seconds) or None
-        )
 
     def _advance(self, raw: msgspec.Raw) -> None:
         try:

@@ -24,6 +24,7 @@ class ContainerView:
     started:        the newest instance has run, so that it may have a log: always so for
                     "running", and for "terminated" unless it never started
     has_previous:   `lastState` tells of an instance that ran before the present state
+    tty:            its spec asks for a terminal
     """
 
     name: str
@@ -31,6 +32,7 @@ class ContainerView:
     waiting_reason: str = ""
     started: bool = False
     has_previous: bool = False
+    tty: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,17 @@ class ExecRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class AttachRequest:
+    """The streams of a running container. `stderr` is never set together with `tty`."""
+
+    container: str
+    stdin: bool
+    stdout: bool
+    stderr: bool
+    tty: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Stdout:
     data: bytes
 
@@ -104,7 +117,13 @@ class Exit:
     code: int
 
 
-SessionEvent = Stdout | Stderr | Exit
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The container that was attached to has ended, and with it its streams; nothing more
+    comes. Its exit code is in the Pod's status."""
+
+
+SessionEvent = Stdout | Stderr | Exit | Ended
 
 
 class BackendError(Exception):
@@ -112,7 +131,8 @@ class BackendError(Exception):
 
 
 class ExecSession(Protocol):
-    """A running command. Input and output are used by two tasks at the same time.
+    """A running command, or a container that is attached to. Input and output are used by two
+    tasks at the same time.
 
     Once the command no longer reads its input, the three input calls return without an error
     and without effect: how it ended is told by the output side.
@@ -128,15 +148,30 @@ class ExecSession(Protocol):
         """Columns and rows of the terminal; only with a TTY."""
 
     def __aiter__(self) -> AsyncIterator[SessionEvent]:
-        """The output in order, then `Exit`. Raises `BackendError`, also if it cannot start."""
+        """The output in order, then `Exit` or `Ended`. Raises `BackendError`, also if it cannot
+        start."""
+
+
+class ForwardedConnection(Protocol):
+    """A TCP connection into a Pod. Both directions are used by two tasks at the same time, and
+    close apart from each other; what is written after its end has no effect."""
+
+    async def write(self, data: bytes) -> None:
+        """Returns when the next piece may be given. Raises `BackendError`."""
+
+    async def close_write(self) -> None:
+        """No more will be written."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """What comes back, until the Pod's side sends no more. Raises `BackendError`."""
 
 
 class PodBackend(Protocol):
     def lookup(self, namespace: str, name: str) -> PodView | None:
         """The Pod of that name that is bound to one of our nodes now, from memory."""
 
-    def pods_json(self) -> Iterable[bytes]:
-        """Every Pod of our nodes as a JSON object of v1 Pod."""
+    def pods_json(self, node: str | None) -> Iterable[bytes]:
+        """Every Pod of a node (None: of all our nodes) as a JSON object of v1 Pod."""
 
     def open_logs(self, pod: PodView, options: LogOptions) -> AsyncGenerator[bytes, None]:
         """The text of a container's log, ready for the user.
@@ -153,4 +188,20 @@ class PodBackend(Protocol):
         """Starts a command. Leaving the context ends what is left of it.
 
         Raises `BackendError` on entering, or from the session's output.
+        """
+
+    def open_attach(
+        self, pod: PodView, request: AttachRequest
+    ) -> AbstractAsyncContextManager[ExecSession]:
+        """Joins a running container's own streams. Leaving the context leaves it running.
+
+        Raises `BackendError` on entering, or from the session's output.
+        """
+
+    def open_port_forward(
+        self, pod: PodView, port: int
+    ) -> AbstractAsyncContextManager[ForwardedConnection]:
+        """Connects to a port of the Pod. Leaving the context ends the connection.
+
+        Raises `BackendError` on entering where nobody listens.
         """

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from vknode.kubeletapi.backend import BackendError, ContainerView, PodBackend, PodView
 from vknode.kubeletapi.log_options import LogQueryError, parse_log_options
+from vknode.kubeletapi.node_identity import find_pod
 from vknode.kubeletapi.responses import plain_error
 from vknode.kubeletapi.streams import STOPPING, ServerStopping, StreamLimitError, Streams
 
@@ -40,7 +41,7 @@ class ContainerLogs:
             options = parse_log_options(container, query, datetime.now(UTC))
         except LogQueryError as error:
             return plain_error(error.status, str(error))
-        pod = self._backend.lookup(path["namespace"], path["pod"])
+        pod = find_pod(request, self._backend, path["namespace"], path["pod"])
         if pod is None:
             return plain_error(404, f'pod "{path["pod"]}" does not exist')
         view = pod.containers.get(container)

@@ -1,47 +1,114 @@
-"""The HTTPS listener of the kubelet API: one port for all nodes of the agent."""
+"""The HTTPS server of the kubelet API: one for all nodes of the agent, with a port for each.
+
+Requests name no node, and a metrics collector must not take one node's usage for another's: the
+port tells who is asked (`node_identity`, `node_listeners`).
+"""
 
 import asyncio
 import contextlib
-import socket
 import ssl
 from collections.abc import Awaitable, Callable
 
 import structlog
 from aiohttp import web
+from cryptography import x509
 
-from vknode.kubeletapi.auth import require_client
+from vknode.kubeletapi.attach import Attach
+from vknode.kubeletapi.auth import require_access
+from vknode.kubeletapi.authentication import Authenticator
 from vknode.kubeletapi.backend import PodBackend
+from vknode.kubeletapi.configz import Configz
 from vknode.kubeletapi.container_logs import ContainerLogs
+from vknode.kubeletapi.disabled import Disabled
+from vknode.kubeletapi.doorman import Doorman
 from vknode.kubeletapi.exec import Exec
+from vknode.kubeletapi.healthz import Healthz
+from vknode.kubeletapi.http_log import quiet_logger
+from vknode.kubeletapi.kubelet_metrics import KubeletMetrics
+from vknode.kubeletapi.measuring import Measuring
+from vknode.kubeletapi.node_identity import LISTENERS, ListenerNodes
+from vknode.kubeletapi.node_listeners import NodeListeners
+from vknode.kubeletapi.one_node import OneNode
 from vknode.kubeletapi.pods import Pods
+from vknode.kubeletapi.port_forward import PortForward
+from vknode.kubeletapi.probe_metrics import ProbeMetrics
 from vknode.kubeletapi.remote_session import SessionLimits
+from vknode.kubeletapi.request_counts import RequestCounts
+from vknode.kubeletapi.resource_metrics import ResourceMetrics
 from vknode.kubeletapi.responses import plain_error
-from vknode.kubeletapi.settings import KubeletApiError, KubeletApiSettings, make_tls_context
+from vknode.kubeletapi.reviews import Reviewer, Reviews
+from vknode.kubeletapi.running_pods import RunningPods
+from vknode.kubeletapi.settings import (
+    KubeletApiError,
+    KubeletApiSettings,
+    load_serving_pem,
+    make_tls_context,
+)
+from vknode.kubeletapi.stats_summary import StatsSummary
 from vknode.kubeletapi.streams import Streams, cancel_and_wait
+from vknode.kubeletapi.usage import NodeBackend
 
 _log = structlog.get_logger()
 
+#: Seconds that a connection may rest between two requests: an API server keeps its for 90.
+KEEPALIVE = 120.0
+#: Bytes of a request line, and of a header; a kubelet takes 1 MiB together.
+LONGEST_HEAD = 256 * 1024
+
 
 class KubeletApi:
-    """Serves the API between `start` and `stop`; can be started once."""
+    """Serves the API between `start` and `stop`; can be started once. `reviewer` says who is who
+    and who may what."""
 
-    def __init__(self, backend: PodBackend, settings: KubeletApiSettings) -> None:
+    def __init__(
+        self,
+        backend: PodBackend,
+        nodes: NodeBackend,
+        settings: KubeletApiSettings,
+        reviewer: Reviewer,
+    ) -> None:
         self._settings = settings
         self._streams = Streams(settings.max_streams)
+        self.counts = RequestCounts()
+        # Of a certificate that came by `use_certificate`: seconds since the epoch.
+        self.certificate_expiry: float | None = None
+        self._reviews = Reviews(reviewer, settings.authentication, settings.authorization)
+        always_allow = settings.authorization.always_allow
         self._app = web.Application(
             middlewares=[
+                self.counts.middleware(),
                 _plain_errors,
-                require_client(frozenset(settings.allowed_client_names)),
+                require_access(
+                    backend,
+                    Authenticator(self._reviews, tokens=settings.authentication.token_review),
+                    None if always_allow else self._reviews,
+                ),
             ]
         )
+        whose = self._app[LISTENERS] = ListenerNodes()
+        self._listeners = NodeListeners(whose, settings.address, settings.node_ports)
         router = self._app.router
         ContainerLogs(backend, self._streams).add_routes(router)
         limits = SessionLimits(settings.max_message_bytes, settings.ping_interval)
         Exec(backend, self._streams, limits).add_routes(router)
+        Attach(backend, self._streams, limits).add_routes(router)
+        PortForward(backend, self._streams, limits).add_routes(router)
         Pods(backend).add_routes(router)
+        RunningPods(nodes).add_routes(router)
+        self._measuring = Measuring(nodes)
+        one_node = OneNode(nodes)
+        StatsSummary(self._measuring, one_node).add_routes(router)
+        ResourceMetrics(self._measuring, one_node).add_routes(router)
+        ProbeMetrics(self._measuring, one_node).add_routes(router)
+        KubeletMetrics(nodes).add_routes(router)
+        Configz(nodes, one_node).add_routes(router)
+        Healthz().add_routes(router)
+        Disabled().add_routes(router)
         self._runner: web.AppRunner | None = None
         self._tls: ssl.SSLContext | None = None
+        self._pem: bytes | None = None
         self._renewing: asyncio.Task[None] | None = None
+        self._doorman: Doorman | None = None
 
     @property
     def running_streams(self) -> int:
@@ -49,29 +116,64 @@ class KubeletApi:
         return self._streams.running
 
     async def start(self) -> int:
-        """Listens, and returns the port. Raises `KubeletApiError` naming what is wrong."""
+        """Listens, and returns the port shared by all nodes. Raises `KubeletApiError` naming
+        what is wrong."""
         settings = self._settings
-        self._tls = make_tls_context(settings)
-        listener = _listen(settings.address, settings.port)
+        self._tls = self._make_tls()
         runner = web.AppRunner(
             self._app,
             access_log=None,
             # A client that leaves ends its request, also while nothing is written to it.
             handler_cancellation=True,
             shutdown_timeout=settings.stop_timeout,
+            keepalive_timeout=KEEPALIVE,
+            logger=quiet_logger(),
+            # A long `kubectl exec` has its script in the request line.
+            max_line_size=LONGEST_HEAD,
+            max_field_size=LONGEST_HEAD,
         )
+        await runner.setup()
+        server = runner.server
+        assert server is not None
+        doorman = Doorman(server, _has_asked, lambda: len(server._connections))
         try:
-            await runner.setup()
-            await web.SockSite(runner, listener, ssl_context=self._tls).start()
+            port = self._listeners.start(server, doorman, self._context, settings.port)
         except BaseException:
-            listener.close()
+            await doorman.close()
             await runner.cleanup()
             raise
-        self._runner = runner
+        self._runner, self._doorman = runner, doorman
         self._renewing = asyncio.create_task(self._renew())
-        port: int = listener.getsockname()[1]
         _log.info("kubelet_api_listening", address=settings.address, port=port)
+        if settings.authorization.always_allow:
+            _log.warning(
+                "kubelet_api_authorizes_everybody",
+                hint="kubelet.authorization.mode is AlwaysAllow: whoever has a certificate of "
+                "clientCA or a token of the cluster can run commands in every Pod; for "
+                "development only, write Webhook",
+            )
         return port
+
+    @property
+    def waits_for_certificate(self) -> bool:
+        """Nobody gets through before `use_certificate`."""
+        return self._settings.serving_cert is None and self._pem is None
+
+    def claim_port(self, node: str, port: int) -> None:
+        """The Node object names this port: no other node gets it, if that can be."""
+        self._listeners.claim(node, port)
+
+    async def open_node(self, node: str) -> int:
+        """Returns the port that is this node's own from now on, the same for the same node if
+        that can be. Between `start` and `stop`. Raises `KubeletApiError`."""
+        if self._runner is None:
+            raise KubeletApiError(f"no port for node {node}: the kubelet API is not running")
+        return self._listeners.open(node)
+
+    async def close_node(self, node: str) -> None:
+        """The node has gone, and its port with it. Streams on it go on to their end."""
+        self._measuring.forget(node)
+        self._listeners.close(node)
 
     async def _renew(self) -> None:
         """Certificates are renewed under a running process: by cert-manager, or as a Secret."""
@@ -95,6 +197,8 @@ class KubeletApi:
         found: list[tuple[int, int] | None] = []
         settings = self._settings
         for path in (settings.serving_cert, settings.serving_key, settings.client_ca):
+            if path is None:
+                continue
             try:
                 status = path.stat()
             except OSError:
@@ -104,16 +208,39 @@ class KubeletApi:
         return tuple(found)
 
     def reload_certificates(self) -> None:
-        """Uses the serving certificate and client CA that are in the files now.
+        """Uses the serving certificate and the client CAs that are in the files now, from the
+        next connection on. Raises `KubeletApiError` and changes nothing if they are wrong."""
+        if self._tls is not None:
+            self._tls = self._make_tls()
 
-        Only connections made later see them; a CA that was trusted stays so. Raises
-        `KubeletApiError` and changes nothing if the files are wrong.
-        """
-        if self._tls is None:
-            return
-        make_tls_context(self._settings)
-        self._tls.load_cert_chain(self._settings.serving_cert, self._settings.serving_key)
-        self._tls.load_verify_locations(self._settings.client_ca)
+    def use_certificate(self, pem: bytes) -> None:
+        """Serves with this key and certificate (with its chain) from the next connection on;
+        those that are open go on as they are. Raises `KubeletApiError` and changes nothing if
+        they do not fit."""
+        before, self._pem = self._pem, pem
+        try:
+            made = self._make_tls()
+        except KubeletApiError:
+            self._pem = before
+            raise
+        chain = x509.load_pem_x509_certificates(pem)
+        self.certificate_expiry = min(one.not_valid_after_utc.timestamp() for one in chain)
+        if self._tls is not None:
+            self._tls = made
+
+    def _make_tls(self) -> ssl.SSLContext:
+        context = make_tls_context(self._settings)
+        if self._pem is not None:
+            load_serving_pem(context, self._pem)
+        # A session that is resumed brings its certificate along, which nobody verifies again.
+        context.num_tickets = 0
+        context.options |= ssl.OP_NO_TICKET
+        return context
+
+    def _context(self) -> ssl.SSLContext:
+        """Of this moment: a client CA that was removed is no longer trusted."""
+        assert self._tls is not None
+        return self._tls
 
     async def stop(self) -> None:
         """Stops listening and ends every stream: sessions are told why, logs are cut."""
@@ -123,38 +250,25 @@ class KubeletApi:
         if self._renewing is not None:
             await cancel_and_wait(self._renewing)
         self._streams.stop()
+        self._measuring.close()
         server = runner.server
         # aiohttp keeps each connection here until it is lost, and forgets all in its cleanup.
         connections = list(server._connections.values()) if server is not None else []
+        await self._reviews.close()
+        if self._doorman is not None:
+            await self._doorman.close()
         await runner.cleanup()
         # What still waits for its client's answer to TLS' good-bye has nothing more to send.
         for transport in connections:
-            transport.abort()
+            # Before 3.11.5 asyncio's TLS transports cannot be aborted once they are closed.
+            with contextlib.suppress(AttributeError):
+                transport.abort()
         await asyncio.sleep(0)  # the sockets are closed in the loop's next round
 
 
-def _listen(address: str, port: int) -> socket.socket:
-    try:
-        family, _, _, _, target = socket.getaddrinfo(
-            address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                with contextlib.suppress(OSError):  # IPv4 too, where the system can
-                    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            listener.bind(target)
-            listener.setblocking(False)
-        except BaseException:
-            listener.close()
-            raise
-    except OSError as error:
-        raise KubeletApiError(
-            f"cannot listen on {address} port {port}: {error.strerror}; "
-            "choose a free port and an address of this machine"
-        ) from None
-    return listener
+def _has_asked(handler: asyncio.Protocol) -> bool:
+    assert isinstance(handler, web.RequestHandler)
+    return handler._request_count > 0
 
 
 @web.middleware

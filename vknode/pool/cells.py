@@ -1,13 +1,14 @@
 """The cells of one pool: who they are, how they are, and how full they are. Pure.
 
-A cell's room is counted as a scheduler does it: the larger of the sum of the main
-containers' requests and the largest init container's, or the sandbox's own requests
-where it has them, plus overhead. A sandbox that has ended for good takes no room.
+A cell's room is counted as a scheduler does it: the larger of what runs together at the
+end (main containers and sidecars) and of what runs together at any init container's turn
+(it and the sidecars before it), or the sandbox's own requests where it has them, plus
+overhead. A sandbox that has ended for good takes no room.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from vknode.pool.errors import NO_CAPACITY, REFUSED, UNSUPPORTED_FIELD, PoolFailure
@@ -23,19 +24,31 @@ def requests(spec: spec_pb2.SandboxSpec) -> dict[str, int]:
     """What a sandbox asks for, in thousandths. Raises PoolFailure(REFUSED)."""
     total: dict[str, int] = {}
     for index, container in enumerate(spec.containers):
-        for name, amount in _amounts(
-            container.resources.requests, f"containers[{index}].resources.requests"
-        ).items():
-            total[name] = total.get(name, 0) + amount
+        path = f"containers[{index}].resources.requests"
+        _add(total, _amounts(container.resources.requests, path))
+    sidecars: dict[str, int] = {}
+    most: dict[str, int] = {}
     for index, container in enumerate(spec.init_containers):
-        for name, amount in _amounts(
-            container.resources.requests, f"init_containers[{index}].resources.requests"
-        ).items():
-            total[name] = max(total.get(name, 0), amount)
+        path = f"init_containers[{index}].resources.requests"
+        amounts = _amounts(container.resources.requests, path)
+        if container.restart_policy == spec_pb2.RESTART_POLICY_ALWAYS:
+            _add(sidecars, amounts)
+            continue
+        _add(amounts, sidecars)
+        most = {
+            name: max(most.get(name, 0), amount) for name, amount in {**most, **amounts}.items()
+        }
+    _add(total, sidecars)
+    for name, amount in most.items():
+        total[name] = max(total.get(name, 0), amount)
     total.update(_amounts(spec.resources.requests, "resources.requests"))
-    for name, amount in _amounts(spec.overhead, "overhead").items():
-        total[name] = total.get(name, 0) + amount
+    _add(total, _amounts(spec.overhead, "overhead"))
     return total
+
+
+def _add(total: dict[str, int], more: Mapping[str, int]) -> None:
+    for name, amount in more.items():
+        total[name] = total.get(name, 0) + amount
 
 
 def _amounts(quantities: Mapping[str, str], path: str) -> dict[str, int]:
@@ -54,6 +67,8 @@ class _Room:
     limits: dict[str, int]
     used: dict[str, int] = field(default_factory=dict)
     sandboxes: dict[str, dict[str, int]] = field(default_factory=dict)
+    # Whose resize found no room, with the sandbox's priority.
+    deferred: dict[str, int] = field(default_factory=dict)
 
 
 class CellBook:
@@ -137,6 +152,14 @@ class CellBook:
             cell.health_message = message
             self._replace(name, cell)
 
+    def drain(self, names: Collection[str]) -> None:
+        """These cells take no new sandbox, all others do. Unknown names mean nothing."""
+        for name in self.names:
+            cell = cell_pb2.Cell()
+            cell.CopyFrom(self._rooms[name].cell)
+            cell.draining = name in names
+            self._replace(name, cell)
+
     def _replace(self, name: str, cell: cell_pb2.Cell) -> None:
         if cell != self._rooms[name].cell:
             self._rooms[name].cell = cell
@@ -145,7 +168,8 @@ class CellBook:
 
     def admit(self, spec: spec_pb2.SandboxSpec) -> None:
         """Take room for a new sandbox. Raises PoolFailure: REFUSED for an unknown
-        cell, UNSUPPORTED_FIELD for a handler, NO_CAPACITY where it does not fit."""
+        cell, UNSUPPORTED_FIELD for a handler, NO_CAPACITY where it does not fit or the
+        cell is draining."""
         room = self._rooms.get(spec.cell)
         if room is None:
             raise PoolFailure(
@@ -162,6 +186,8 @@ class CellBook:
         wanted = requests(spec)
         if spec.uid in room.sandboxes:
             return
+        if room.cell.draining:
+            raise PoolFailure(NO_CAPACITY, f"cell {spec.cell} is being drained", field="cell")
         limit = room.limits.get("pods")
         if limit is not None and len(room.sandboxes) * 1000 >= limit:
             raise PoolFailure(
@@ -191,13 +217,62 @@ class CellBook:
                 wanted = {}  # accepted by an earlier version; it counts as one Pod
             self._take(room, spec.uid, wanted)
 
-    def release(self, uid: str) -> None:
-        """Idempotent."""
+    def resize(self, spec: spec_pb2.SandboxSpec) -> tuple[str, str]:
+        """Take the room that the newer spec of a sandbox asks for, instead of what it has.
+
+        Returns what `fits` says, and only where that is nothing it is done; a sandbox whose
+        wish is deferred can be found again with `deferred`."""
+        reason, message = self.fits(spec)
+        room = self._rooms.get(spec.cell)
+        if room is None or spec.uid not in room.sandboxes or reason == "Infeasible":
+            return reason, message
+        if reason:
+            room.deferred[spec.uid] = spec.priority
+            return reason, message
+        room.deferred.pop(spec.uid, None)
+        self.release(spec.uid)
+        self._take(room, spec.uid, requests(spec))
+        return "", ""
+
+    def fits(self, spec: spec_pb2.SandboxSpec) -> tuple[str, str]:
+        """Whether there is the room that the newer spec of a sandbox asks for: a reason and
+        a message as in the contract's Resize where not. A sandbox without room of its own
+        (it has ended) needs none. Changes nothing."""
+        room = self._rooms.get(spec.cell)
+        had = room.sandboxes.get(spec.uid) if room is not None else None
+        if room is None or had is None:
+            return "", ""
+        try:
+            wanted = requests(spec)
+        except PoolFailure as error:
+            return "Infeasible", error.message
+        for name, amount in wanted.items():
+            limit = room.limits.get(name)
+            before = had.get(name, 0)
+            if limit is None or amount <= before:
+                continue
+            others = room.used.get(name, 0) - before
+            if others + amount > limit:
+                return "Deferred", _too_much(name, amount, others, limit)
+        return "", ""
+
+    def deferred(self, name: str) -> list[str]:
+        """Sandboxes whose resize waits for room, the highest priority first."""
+        room = self._rooms.get(name)
+        if room is None:
+            return []
+        return sorted(room.deferred, key=lambda uid: -room.deferred[uid])
+
+    def release(self, uid: str) -> bool:
+        """Idempotent; True where room has come free."""
         name = self._where.pop(uid, None)
-        if name is not None:
-            room = self._rooms[name]
-            for resource, amount in room.sandboxes.pop(uid).items():
-                room.used[resource] -= amount
+        if name is None:
+            return False
+        room = self._rooms[name]
+        room.deferred.pop(uid, None)
+        for resource, amount in room.sandboxes.pop(uid).items():
+            room.used[resource] -= amount
+        return True
 
     def count(self, name: str) -> int:
         """Sandboxes that take room in a cell."""
@@ -208,6 +283,16 @@ class CellBook:
         self._where[uid] = room.cell.name
         for name, amount in wanted.items():
             room.used[name] = room.used.get(name, 0) + amount
+
+
+def _too_much(name: str, asked: int, used: int, limit: int) -> str:
+    """A kubelet's words (pkg/kubelet/lifecycle/predicate.go): cpu in thousandths,
+    everything else in units."""
+    unit = 1 if name == "cpu" else 1000
+    return (
+        f"Node didn't have enough resource: {name}, requested: {asked // unit}, "
+        f"used: {used // unit}, capacity: {limit // unit}"
+    )
 
 
 def _letters(index: int) -> str:

@@ -1,6 +1,6 @@
 """The agent's side of the contract: one channel a pool, watches that heal by themselves.
 
-Theory of operation: a `PoolClient` owns one gRPC channel. Its two watches (`cells`,
+Theory of operation: a `PoolClient` owns one gRPC channel (`line.py`). Its two watches (`cells`,
 `sandboxes`) are endless iterators: whenever a stream breaks they say so, wait with
 jittered back-off and connect again, `sandboxes` from where its consumer stands. The
 client is
@@ -14,6 +14,12 @@ and calls back at each change, with the reason. It never judges how long is too 
 that is the caller's hysteresis. All other calls are tried once; each failure is a
 `PoolFailure`. A peer that went away without a word is noticed by keepalive pings
 within about 8 s.
+
+Its TLS files may be renewed at any time. New ones are tried on a new channel beside the old one,
+and once a connection has been made with them everything that comes next uses it: watches go on
+there from where they stand, sessions stay where they are until they end. While new files do not
+work the old connection is kept, and that is said; a connection that breaks comes back with
+whatever the files hold by then.
 """
 
 from __future__ import annotations
@@ -21,20 +27,28 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import grpc
 import grpc.aio
 import structlog
 
-from vknode.pool.endpoint import EndpointError, TlsFiles, parse_endpoint
+from vknode.pool.endpoint import EndpointError, TlsFiles
 from vknode.pool.errors import REFUSED, RETRYABLE, PoolFailure, from_rpc_error
+from vknode.pool.line import MESSAGE_LIMIT, Line
+from vknode.pool.sessions import (
+    AttachSession,
+    ExecSession,
+    ForwardedConnection,
+    LogStream,
+    cancelled_from_outside,
+)
+from vknode.pool.tls import Mark, mark
 from vknode.pool.v1 import (
     cell_pb2,
     pool_pb2,
-    pool_pb2_grpc,
     spec_pb2,
     stats_pb2,
     status_pb2,
@@ -43,39 +57,15 @@ from vknode.pool.v1 import (
 
 log = structlog.get_logger()
 
-PIECE = 64 * 1024
-MESSAGE_LIMIT = 16 * 1024 * 1024  # bytes; what every pool takes
 CALL_TIMEOUT = 30.0  # seconds; a pool answers when it has written a spec down
+CERTIFICATE_CHECK = 10.0  # seconds between two looks at the TLS files
+CONNECT_TIMEOUT = 5.0  # seconds for a connection with new ones
 FIRST_RESPONSE_TIMEOUT = 10.0  # seconds until a watch's first response
 _FIRST_DELAY = 0.05
 _LONGEST_DELAY = 5.0
 # For a minute after a loss a pool is expected back soon, and asked once a second.
 _SOON = 60.0
 _SOON_DELAY = 1.0
-
-T = TypeVar("T")
-
-
-def _options(server_name: str) -> list[tuple[str, Any]]:
-    options: list[tuple[str, Any]] = [
-        ("grpc.max_receive_message_length", 64 * 1024 * 1024),
-        ("grpc.max_send_message_length", MESSAGE_LIMIT),
-        ("grpc.use_local_subchannel_pool", 1),
-        ("grpc.initial_reconnect_backoff_ms", 50),
-        ("grpc.min_reconnect_backoff_ms", 1_000),
-        ("grpc.max_reconnect_backoff_ms", 1_000),
-        ("grpc.keepalive_time_ms", 5_000),
-        ("grpc.keepalive_timeout_ms", 3_000),
-        # While a ping for gRPC's own measuring is under way, none for keepalive is sent:
-        # that one's timeout, a minute by default, would hold.
-        ("grpc.http2.ping_timeout_ms", 3_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.enable_retries", 0),
-    ]
-    if server_name:
-        options.append(("grpc.ssl_target_name_override", server_name))
-    return options
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +75,15 @@ class CellsUpdate:
     snapshot: bool
     cells: list[cell_pb2.Cell]
     removed: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """`found` False: there was no such sandbox. `last` is then what the pool still knows of one
+    that has ended."""
+
+    found: bool
+    last: status_pb2.Sandbox | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +97,15 @@ class SandboxesUpdate:
     events: list[status_pb2.SandboxEvent] = field(default_factory=list)
     epoch: str = ""
     revision: int = 0
+
+
+@dataclass(slots=True)
+class WatchState:
+    """`up`: the stream is open and has delivered. `breaks`: how often it broke, or could not be
+    opened."""
+
+    up: bool = False
+    breaks: int = 0
 
 
 class Backoff:
@@ -131,24 +139,34 @@ class PoolClient:
         *,
         on_connected: Callable[[], None] | None = None,
         on_disconnected: Callable[[str], None] | None = None,
+        certificate_check_interval: float = CERTIFICATE_CHECK,
     ) -> None:
-        """`name` is for logs. Raises EndpointError for an unusable endpoint or TLS file."""
+        """`name` is for logs, `certificate_check_interval` in seconds. Raises EndpointError for
+        an unusable endpoint or TLS file."""
         self.name = name
         self.endpoint = endpoint
-        address = parse_endpoint(endpoint)
-        options = _options(tls.server_name if tls else "")
-        if address.path is not None:
-            self.channel = grpc.aio.insecure_channel(address.target, options=options)
-        elif tls is None:
-            raise EndpointError(f"{endpoint}: a pool over TCP needs mutual TLS; give its files")
-        else:
-            cert, key, ca = tls.read()
-            self.channel = grpc.aio.secure_channel(
-                address.target, grpc.ssl_channel_credentials(ca, key, cert), options=options
+        self._tls = tls
+        self._line = Line(endpoint, tls)
+        self._old_lines: list[Line] = []
+        self._watch_calls: dict[str, Any] = {}
+        self._complained = self._line.mark
+        self._following: asyncio.Task[None] | None = None
+        if tls is not None and self._line.mark:
+            self._following = asyncio.get_running_loop().create_task(
+                self._follow_files(certificate_check_interval), name=f"certificates-{name}"
             )
-        self._stub = pool_pb2_grpc.PoolStub(self.channel)
         self._connection = _Connection(name, on_connected, on_disconnected)
         self._rng = random.Random()
+
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        """Where new calls go."""
+        return self._line.channel
+
+    @property
+    def certificate_expires(self) -> str:
+        """When the client's certificate in use ends (ISO 8601); empty for a Unix socket."""
+        return self._line.expires
 
     @property
     def connected(self) -> bool:
@@ -159,10 +177,73 @@ class PoolClient:
         """Why a watch broke the last time; empty if none ever did."""
         return self._connection.last_error
 
+    @property
+    def watch_states(self) -> Mapping[str, WatchState]:
+        """Of `cells` and `sandboxes`, from the first time that each was watched."""
+        return self._connection.states
+
     async def close(self) -> None:
         """End all calls; watches end with it."""
         self._connection.close()
-        await self.channel.close()
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
+        for line in (self._line, *self._old_lines):
+            await line.close()
+
+    # --- renewed certificates -----------------------------------------------------
+
+    async def _follow_files(self, interval: float) -> None:
+        while True:
+            await asyncio.sleep(interval)
+            assert self._tls is not None
+            if mark(self._tls) == self._line.mark:
+                continue
+            line = self._new_line()
+            if line is None:
+                continue
+            # While nothing is connected there is nothing to be kept either.
+            if self.connected and (problem := await line.problem(CONNECT_TIMEOUT)):
+                await line.close()
+                self._complain(line.mark, f"no connection with them: {problem}")
+                continue
+            self._use(line)
+
+    def _new_line(self) -> Line | None:
+        """None, and it is said, where the files cannot be used."""
+        try:
+            return Line(self.endpoint, self._tls)
+        except EndpointError as error:
+            assert self._tls is not None
+            self._complain(mark(self._tls), str(error))
+            return None
+
+    def _complain(self, about: Mark, problem: str) -> None:
+        """Once for each state of the files."""
+        if about != self._complained:
+            self._complained = about
+            log.error(
+                "pool_certificates_unusable",
+                pool=self.name,
+                problem=problem,
+                hint="the connection with the earlier ones is kept while it lasts",
+            )
+
+    def _use(self, line: Line) -> None:
+        log.info("pool_certificates_renewed", pool=self.name, expires=line.expires)
+        old, self._line = self._line, line
+        self._old_lines = [one for one in self._old_lines if not one.closed] + [old]
+        for call in self._watch_calls.values():
+            call.cancel()  # it goes on on the new line
+        old.retire()
+
+    def _take_new_files(self) -> None:
+        """Before a watch connects again: what the files hold now, tried or not."""
+        if self._tls is None or not self._line.mark or mark(self._tls) == self._line.mark:
+            return
+        line = self._new_line()
+        if line is not None:
+            self._use(line)
 
     # --- watches ----------------------------------------------------------------
 
@@ -170,7 +251,7 @@ class PoolClient:
         """All cells, then their changes, for ever; a snapshot again after each break."""
 
         def open_stream() -> Any:
-            return self._stub.WatchCells(cell_pb2.WatchCellsRequest())
+            return self._line.stub.WatchCells(cell_pb2.WatchCellsRequest())
 
         async for response in self._watch("cells", open_stream):
             yield CellsUpdate(response.snapshot, list(response.cells), list(response.removed))
@@ -184,7 +265,7 @@ class PoolClient:
 
         def open_stream() -> Any:
             parts.clear()
-            return self._stub.WatchSandboxes(
+            return self._line.stub.WatchSandboxes(
                 pool_pb2.WatchSandboxesRequest(epoch=epoch, revision=revision)
             )
 
@@ -220,7 +301,8 @@ class PoolClient:
         self._connection.opened(what)
         try:
             while not self._connection.is_closed():
-                call = open_stream()
+                line = self._line
+                call = self._watch_calls[what] = line.on(open_stream())
                 try:
                     first = True
                     while True:
@@ -239,18 +321,24 @@ class PoolClient:
                 except TimeoutError:
                     reason = f"no response to Watch within {FIRST_RESPONSE_TIMEOUT:g} s"
                 except grpc.aio.UsageError:
-                    return  # the channel was closed
+                    reason = ""  # the channel was closed
                 except asyncio.CancelledError:
-                    if _cancelled_from_outside():
+                    if cancelled_from_outside():
                         raise
-                    return  # the same, seen by a read that was under way
+                    reason = ""  # the same, seen by a read that was under way
                 finally:
                     call.cancel()
                 if self._connection.is_closed():
                     return
+                if self._line is not line:
+                    continue  # that was ours: on the new line
+                if not reason:
+                    return
                 self._connection.broke(what, reason)
                 await asyncio.sleep(backoff.next())
+                self._take_new_files()
         finally:
+            self._watch_calls.pop(what, None)
             self._connection.left(what)
 
     # --- single calls -----------------------------------------------------------
@@ -261,18 +349,17 @@ class PoolClient:
         """The sandbox, and whether this call created it. Raises PoolFailure."""
         request = pool_pb2.CreateSandboxRequest(spec=spec, owner=owner)
         _check_size(request.ByteSize())
-        response = await self._call(self._stub.CreateSandbox, request, timeout)
+        response = await self._call(self._line.stub.CreateSandbox, request, timeout)
         return response.sandbox, response.created
 
     async def update(
         self, spec: spec_pb2.SandboxSpec, *, timeout: float = CALL_TIMEOUT
-    ) -> status_pb2.Sandbox:
-        """Raises PoolFailure."""
+    ) -> tuple[status_pb2.Sandbox, list[str]]:
+        """The sandbox, and the paths of fields that stay as they were. Raises PoolFailure."""
         request = pool_pb2.UpdateSandboxRequest(spec=spec)
         _check_size(request.ByteSize())
-        response = await self._call(self._stub.UpdateSandbox, request, timeout)
-        sandbox: status_pb2.Sandbox = response.sandbox
-        return sandbox
+        response = await self._call(self._line.stub.UpdateSandbox, request, timeout)
+        return response.sandbox, list(response.kept)
 
     async def delete(
         self,
@@ -281,25 +368,24 @@ class PoolClient:
         reason: str = "",
         *,
         timeout: float = CALL_TIMEOUT,
-    ) -> bool:
-        """False: there was no such sandbox. `grace` in seconds, None for the spec's.
-        Raises PoolFailure."""
+    ) -> Deletion:
+        """`grace` in seconds, None for the spec's. Raises PoolFailure."""
         request = pool_pb2.DeleteSandboxRequest(uid=uid, reason=reason)
         if grace is not None:
             request.grace_period_seconds = max(0, math.ceil(grace))
-        response = await self._call(self._stub.DeleteSandbox, request, timeout)
-        return bool(response.found)
+        response = await self._call(self._line.stub.DeleteSandbox, request, timeout)
+        return Deletion(response.found, response.last if response.HasField("last") else None)
 
     async def stats(
         self, uids: list[str] | None = None, cell: str = "", *, timeout: float = CALL_TIMEOUT
     ) -> list[stats_pb2.SandboxStats]:
         """Raises PoolFailure."""
         request = stats_pb2.ListStatsRequest(uids=uids or [], cell=cell)
-        return list((await self._call(self._stub.ListStats, request, timeout)).sandboxes)
+        return list((await self._call(self._line.stub.ListStats, request, timeout)).sandboxes)
 
     async def _call(self, method: Any, request: Any, timeout: float) -> Any:
         try:
-            return await method(request, timeout=timeout)
+            return await self._line.on(method(request, timeout=timeout))
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from error
         except grpc.aio.UsageError as error:
@@ -309,25 +395,27 @@ class PoolClient:
 
     async def logs(self, request: stream_pb2.StreamLogsRequest) -> LogStream:
         """Returns once the pool has found the log. Raises PoolFailure."""
-        stream = LogStream(self._stub.StreamLogs(request))
+        stream = LogStream(self._line.on(self._line.stub.StreamLogs(request)))
         await stream.open()
         return stream
 
     async def exec(self, start: stream_pb2.ExecRequest.Start) -> ExecSession:
         """Returns once the command is running or about to. Raises PoolFailure."""
-        session = ExecSession(self._stub.Exec(), stream_pb2.ExecRequest)
+        session = ExecSession(self._line.on(self._line.stub.Exec()), stream_pb2.ExecRequest)
         await session.open(stream_pb2.ExecRequest(start=start))
         return session
 
     async def attach(self, start: stream_pb2.AttachRequest.Start) -> AttachSession:
         """Raises PoolFailure."""
-        session = AttachSession(self._stub.Attach(), stream_pb2.AttachRequest)
+        session = AttachSession(self._line.on(self._line.stub.Attach()), stream_pb2.AttachRequest)
         await session.open(stream_pb2.AttachRequest(start=start))
         return session
 
     async def port_forward(self, uid: str, port: int) -> ForwardedConnection:
         """Returns once the connection is made. Raises PoolFailure."""
-        session = ForwardedConnection(self._stub.PortForward(), stream_pb2.PortForwardRequest)
+        session = ForwardedConnection(
+            self._line.on(self._line.stub.PortForward()), stream_pb2.PortForwardRequest
+        )
         start = stream_pb2.PortForwardRequest.Start(uid=uid, port=port)
         await session.open(stream_pb2.PortForwardRequest(start=start))
         return session
@@ -346,6 +434,7 @@ class _Connection:
         self._on_connected = on_connected
         self._on_disconnected = on_disconnected
         self._watches: dict[str, bool] = {}
+        self.states: dict[str, WatchState] = {}
         self._said_down = False
         self._closed = False
         self.last_error = ""
@@ -355,9 +444,11 @@ class _Connection:
         if what in self._watches:
             raise RuntimeError(f"pool {self._name}: {what}() is being watched already")
         self._watches[what] = False
+        self.states.setdefault(what, WatchState())
 
     def left(self, what: str) -> None:
         self._watches.pop(what, None)
+        self.states[what].up = False
 
     def close(self) -> None:
         self._closed = True
@@ -367,7 +458,7 @@ class _Connection:
         return self._closed
 
     def delivered(self, what: str) -> None:
-        self._watches[what] = True
+        self._watches[what] = self.states[what].up = True
         if not self.up and all(self._watches.values()):
             self.up = True
             self._said_down = False
@@ -376,7 +467,8 @@ class _Connection:
                 self._on_connected()
 
     def broke(self, what: str, reason: str) -> None:
-        self._watches[what] = False
+        self._watches[what] = self.states[what].up = False
+        self.states[what].breaks += 1
         self.last_error = reason
         self.up = False
         if not self._said_down:  # also when the first try of all fails
@@ -395,139 +487,3 @@ def _check_size(size: int) -> None:
             f"{MESSAGE_LIMIT >> 20} MiB; use smaller ConfigMaps and Secrets",
             field="volumes",
         )
-
-
-def _cancelled_from_outside() -> bool:
-    """gRPC raises CancelledError also where only its call was cancelled, by us."""
-    task = asyncio.current_task()
-    return task is None or task.cancelling() > 0
-
-
-class _Stream(Generic[T]):
-    """What all streaming calls share. Cancelling a read or a write ends the call."""
-
-    def __init__(self, call: Any) -> None:
-        self._call = call
-
-    async def _read(self) -> T | None:
-        """None at the end. Raises PoolFailure."""
-        try:
-            message = await self._call.read()
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
-        except grpc.aio.UsageError as error:
-            raise PoolFailure(RETRYABLE, "the connection to the pool was closed") from error
-        except asyncio.CancelledError:
-            if _cancelled_from_outside():
-                raise
-            raise PoolFailure(RETRYABLE, "the stream was closed on this side") from None
-        return None if message is grpc.aio.EOF else message
-
-    async def close(self) -> None:
-        """End the call, whatever its state; idempotent. The pool ends what it began."""
-        self._call.cancel()
-
-
-class LogStream(_Stream[stream_pb2.StreamLogsResponse]):
-    """A container's log: iterate over it, and `close` it."""
-
-    async def open(self) -> None:
-        self._first = await self._read()
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        response = self._first
-        while response is not None:
-            if response.data:
-                yield response.data
-            response = await self._read()
-
-
-class _Session(_Stream[T]):
-    """A stream in both directions, after its `Start`."""
-
-    def __init__(self, call: Any, request: Any) -> None:
-        super().__init__(call)
-        self._request = request
-        self._sending = asyncio.Lock()
-        self._over = False
-
-    async def open(self, start: Any) -> None:
-        """Send `start` and wait for the answer to it. Raises PoolFailure."""
-        await self._send(start)
-        if await self._read() is None:
-            raise PoolFailure(RETRYABLE, "the pool ended the stream before it began")
-
-    async def _send(self, message: Any) -> None:
-        """Waits while the pool takes no more. Without effect once the call is over:
-        how it ended is told by the reading side."""
-        async with self._sending:
-            if self._over:
-                return
-            try:
-                await self._call.write(message)
-            except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
-                self._over = True
-            except asyncio.CancelledError:
-                if _cancelled_from_outside():
-                    raise
-                self._over = True
-
-
-class ExecSession(_Session[stream_pb2.ExecResponse]):
-    """A running command. Input and output may be used by two tasks at once."""
-
-    _code: int | None = None
-
-    async def receive(self) -> AsyncIterator[tuple[int, bytes]]:
-        """(1, stdout) or (2, stderr) until the command's end. Raises PoolFailure."""
-        while (response := await self._read()) is not None:
-            kind = response.WhichOneof("message")
-            if kind == "stdout":
-                yield 1, response.stdout
-            elif kind == "stderr":
-                yield 2, response.stderr
-            elif kind == "exit":
-                self._code = response.exit.code
-                self._over = True
-                return  # the last message; `close` tells the pool that we have it
-
-    async def exit_code(self) -> int:
-        """After `receive` has ended. Raises PoolFailure where the pool sent none."""
-        if self._code is None:
-            raise PoolFailure(RETRYABLE, "the stream ended without an exit code")
-        return self._code
-
-    async def write(self, data: bytes) -> None:
-        for start in range(0, len(data), PIECE):
-            await self._send(self._request(stdin=data[start : start + PIECE]))
-
-    async def close_write(self) -> None:
-        await self._send(self._request(close_stdin=self._request.CloseStdin()))
-
-    async def resize(self, width: int, height: int) -> None:
-        await self._send(self._request(resize=stream_pb2.TerminalSize(width=width, height=height)))
-
-
-class AttachSession(ExecSession):
-    """A container's own streams. `receive` ends with the container; `exit_code` always
-    raises, the container's code is in its status."""
-
-
-class ForwardedConnection(_Session[stream_pb2.PortForwardResponse]):
-    """A TCP connection into a sandbox."""
-
-    async def receive(self) -> AsyncIterator[bytes]:
-        """Data until the sandbox's side sends no more. Raises PoolFailure."""
-        while (response := await self._read()) is not None:
-            kind = response.WhichOneof("message")
-            if kind == "data":
-                yield response.data
-            elif kind == "close_write":
-                return
-
-    async def write(self, data: bytes) -> None:
-        for start in range(0, len(data), PIECE):
-            await self._send(self._request(data=data[start : start + PIECE]))
-
-    async def close_write(self) -> None:
-        await self._send(self._request(close_write=self._request.CloseWrite()))

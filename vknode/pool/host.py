@@ -6,18 +6,9 @@ The host is the only place where the pure parts meet an event loop. For every sa
 it holds an `_Entry` with the machine. Whatever happens becomes an event for one
 machine (`_feed`): an answer, a runtime event, a timer, a request. The actions that
 come out are carried out at once: small ones here, runtime calls as one task each
-(`_fly`), through the gates:
-
-| gate   | holds                                    | width                 |
-|--------|------------------------------------------|-----------------------|
-| start  | new sandboxes and container starts       | runtime.best_width    |
-| pull   | image pulls                              | the same              |
-| look   | quick looks for an image                 | four times            |
-| end    | stop and removal of sandboxes, old ones  | half of it            |
-
-Container stops pass no gate: they mostly wait for a grace, and must not wait for
-one another. A start's slot is given back only after its answer was taken in, so the
-first container of a new sandbox is already queued, with the better priority.
+(`_fly`), through the gates of `lanes`. A start's slot is given back only after its
+answer was taken in, so the first container of a new sandbox is already queued, with the
+better priority.
 
 Status changes reach the journal through `telling`, calls the runtime through `calls`.
 
@@ -30,33 +21,35 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 
-from vknode.pool import calls, gate
+from vknode.pool import calls
 from vknode.pool.alarms import Alarms
 from vknode.pool.cells import CellBook
-from vknode.pool.engine import steps, support
+from vknode.pool.clock import SteadyClock
+from vknode.pool.engine import steps
 from vknode.pool.engine.inventory import newest_of_each
 from vknode.pool.engine.machine import SandboxMachine
+from vknode.pool.engine.newer import newer
 from vknode.pool.errors import (
     NOT_FOUND,
     REFUSED,
     RETRYABLE,
-    UNSUPPORTED_FIELD,
     PoolFailure,
 )
 from vknode.pool.journal import Journal
+from vknode.pool.lanes import Lanes
+from vknode.pool.probe_counts import probe_counts
+from vknode.pool.refusing import infeasible, instance_of, new_problems, problems, refuse
 from vknode.pool.runtimes.base import (
     ContainerExited,
     ContainerRef,
     EventsLost,
     Failure,
-    FieldProblem,
     HealthChanged,
     RunningSandbox,
     Runtime,
@@ -64,10 +57,12 @@ from vknode.pool.runtimes.base import (
     RuntimeEvent,
     RuntimeInfo,
     SandboxDied,
+    SandboxOverLimit,
 )
-from vknode.pool.store import Store
+from vknode.pool.store import Store, not_stored
 from vknode.pool.telling import Teller
-from vknode.pool.v1 import cell_pb2, pool_pb2, spec_pb2, status_pb2
+from vknode.pool.v1 import cell_pb2, pool_pb2, spec_pb2, stats_pb2, status_pb2
+from vknode.pool.validation import check_spec
 
 log = structlog.get_logger()
 
@@ -88,6 +83,7 @@ class _Entry:
     machine: SandboxMachine
     flights: dict[int, _Flight] = field(default_factory=dict)
     ended: dict[str, tuple[ContainerRef, asyncio.Event]] = field(default_factory=dict)
+    stored: steps.Persisted | None = None  # where that is known
 
 
 class Host:
@@ -99,15 +95,15 @@ class Host:
         store: Store,
         cells: CellBook,
         *,
-        clock: Callable[[], int] = time.time_ns,
+        clock: Callable[[], int] | None = None,
     ) -> None:
-        """`clock` gives nanoseconds since the Unix epoch."""
+        """`clock` gives nanoseconds since the Unix epoch and never falls."""
         self.runtime = runtime
         self.cells = cells
         self.journal = Journal(secrets.token_hex(8))
         self._teller = Teller(self.journal)
         self._store = store
-        self._clock = clock
+        self._clock = clock = clock or SteadyClock()
         self._info: RuntimeInfo | None = None
         self._entries: dict[str, _Entry] = {}
         self._inbox: list[tuple[_Entry, steps.Event]] = []
@@ -117,16 +113,11 @@ class Host:
         self._closing = False
         self._healthy = asyncio.Event()
         self._inventory_task: asyncio.Task[None] | None = None
-        self._asking: set[str] = set()  # whose machines want an inventory
-        self._asking_all = False
+        self._inventory_wanted = False
         self._cell_watchers: set[asyncio.Event] = set()
         self._watchers: set[asyncio.Event] = set()
         self._orphans: set[str] = set()  # being removed
-        width = runtime.best_width
-        self.start_gate = gate.Gate(width)
-        self.pull_gate = gate.Gate(width)
-        self.look_gate = gate.Gate(4 * width)
-        self.end_gate = gate.Gate(max(1, width // 2))
+        self.lanes = Lanes(runtime.best_width)
 
     # -- life of the host -------------------------------------------------------
 
@@ -146,19 +137,25 @@ class Host:
             entry = _Entry(machine)
             self._entries[spec.uid] = entry
             if not machine.terminal:
-                self.cells.readmit(spec)
+                self.cells.readmit(machine.spec)
             adopted.append(entry)
         self._set_health(True)
         self._spawn(self._follow_events())
         for entry in adopted:
             self._feed(entry, steps.Tick())
+        for entry in adopted:
+            machine = entry.machine
+            if machine.resize_pending:
+                self._feed(
+                    entry,
+                    steps.Reconsidered(*self._resize(machine)),
+                )
         for uid in seen:
             log.warning("orphan_sandbox_removed", uid=uid, why="no spec is stored for it")
             self._orphans.add(uid)
             self._spawn(self._remove_orphan(uid))
         self._teller.settle()
         # What happened between the inventory and the first event is in a second one.
-        self._asking_all = True
         self._take_inventory()
         log.info("host_started", adopted=len(adopted), orphans=len(seen))
 
@@ -185,7 +182,7 @@ class Host:
         entry = self._entries.get(spec.uid)
         if entry is not None:
             return entry.machine.status(), False
-        self._check_supported(spec)
+        refuse(problems(self.runtime, spec))
         if not self._healthy.is_set():
             raise PoolFailure(RETRYABLE, "the pool's runtime is away; try again")
         if spec.uid in self._orphans:
@@ -199,14 +196,15 @@ class Host:
             self._store.save(kept, state)
         except OSError as error:
             self.cells.release(kept.uid)
-            raise _not_stored(error) from error
+            raise not_stored(error) from error
         entry = _Entry(SandboxMachine(kept, state, scheme=self._info.scheme))
         self._entries[kept.uid] = entry
         self._feed(entry, steps.Tick())
         return entry.machine.status(), True
 
-    async def update(self, spec: spec_pb2.SandboxSpec) -> status_pb2.Sandbox:
-        """Take a newer spec over. Raises PoolFailure; then the older one holds."""
+    async def update(self, spec: spec_pb2.SandboxSpec) -> tuple[status_pb2.Sandbox, list[str]]:
+        """Take over what can change of a newer spec; also gives the paths of what stays.
+        Raises PoolFailure; then the older one holds."""
         self._check_open()
         entry = self._entry(spec.uid)
         machine = entry.machine
@@ -216,18 +214,26 @@ class Host:
                 f"the pool has generation {machine.spec.generation} already",
                 field="generation",
             )
-        if spec == machine.spec or machine.deleting or machine.terminal:
-            return machine.status()
-        _refuse(support.update_problems(machine.spec, spec))
-        self._check_supported(spec)
-        kept = spec_pb2.SandboxSpec()
-        kept.CopyFrom(spec)
+        before = machine.wanted
+        if spec == before or machine.deleting or machine.terminal:
+            return machine.status(), []
+        after, kept = newer(before, spec)
+        if after == before:
+            return machine.status(), kept
+        check_spec(after)
+        new = new_problems(self.runtime, machine.spec, after)
+        refuse([one for one in new if not one.of_resources])
+        never = infeasible(new)
+        state = machine.persisted_after(after, (never or self.cells.fits(after))[0])
         try:
-            self._store.save(kept, machine.persisted)
+            self._store.save(after, state)
         except OSError as error:
-            raise _not_stored(error) from error
-        self._feed(entry, steps.Update(kept))
-        return machine.status()
+            raise not_stored(error) from error
+        entry.stored = state
+        reason, message = never or self.cells.resize(after)
+        self._feed(entry, steps.Update(after, reason, message))
+        self._reconsider(after.cell)
+        return machine.status(), kept
 
     async def delete(self, uid: str, grace: float | None, reason: str) -> bool:
         """End a sandbox; `grace` in seconds, None for the spec's own. False: unknown."""
@@ -237,6 +243,20 @@ class Host:
             return False
         self._feed(entry, steps.Delete(grace, reason))
         return True
+
+    def drain(self, names: Collection[str]) -> None:
+        """Empty these cells: they take no new sandbox, and what is on them ends within its
+        own grace, failed. All other cells take new ones. Idempotent."""
+        version = self.cells.version
+        self.cells.drain(names)
+        self._tell_cells(version)
+        for entry in list(self._entries.values()):
+            if entry.machine.spec.cell in names:
+                self._feed(entry, steps.Drained())
+
+    def last_of(self, uid: str) -> status_pb2.Sandbox | None:
+        """The last state of a sandbox that ended not long ago."""
+        return self.journal.last_of(uid)
 
     async def watch(
         self, epoch: str, revision: int
@@ -285,25 +305,7 @@ class Host:
         or container or a missing previous instance, wrong state before the first."""
         entry = self._entry(uid)
         machine = entry.machine
-        try:
-            ref = machine.instance(container, previous=previous)
-        except KeyError:
-            raise PoolFailure(
-                NOT_FOUND, f"container {container!r} is not in sandbox {machine.spec.name!r}"
-            ) from None
-        if ref is None:
-            name = machine.spec.name
-            if previous:
-                raise PoolFailure(
-                    NOT_FOUND,
-                    f'previous terminated container "{container}" in pod "{name}" not found',
-                )
-            raise PoolFailure(
-                REFUSED,
-                f'container "{container}" in pod "{name}" is waiting to start: '
-                f"{_waiting_reason(machine.status(), container)}",
-                wrong_state=True,
-            )
+        ref = instance_of(machine, container, previous)
         runs = not previous and machine.running(container)
         if not runs:
             over = asyncio.Event()
@@ -320,6 +322,11 @@ class Host:
             )
         return machine.sandbox
 
+    def probe_stats(self, uids: Collection[str], cell: str) -> list[stats_pb2.SandboxStats]:
+        """Of the sandboxes that are asked for, as ListStatsRequest."""
+        entries = map(self._entries.get, uids) if uids else self._entries.values()
+        return probe_counts((one.machine for one in entries if one is not None), cell)
+
     def __len__(self) -> int:
         return len(self._entries)
 
@@ -333,10 +340,22 @@ class Host:
         if self._closing or self._info is None:
             raise PoolFailure(RETRYABLE, "the pool is starting or stopping; try again")
 
-    def _check_supported(self, spec: spec_pb2.SandboxSpec) -> None:
-        _refuse(support.problems(spec) or self.runtime.problems(spec))
+    def _resize(self, machine: SandboxMachine) -> tuple[str, str]:
+        """As `CellBook.resize`, for what is wanted."""
+        new = new_problems(self.runtime, machine.spec, machine.wanted)
+        return infeasible(new) or self.cells.resize(machine.wanted)
 
     # -- machines ---------------------------------------------------------------
+
+    def _reconsider(self, cell: str) -> None:
+        """Room may have come free: the resizes that wait for it, the most important first."""
+        for uid in self.cells.deferred(cell):
+            entry = self._entries.get(uid)
+            if entry is None or entry.machine.deleting or entry.machine.terminal:
+                continue
+            reason, _ = self._resize(entry.machine)
+            if not reason:
+                self._feed(entry, steps.Reconsidered())
 
     def _feed(self, entry: _Entry, event: steps.Event) -> None:
         """An event for one machine, and everything that follows from it."""
@@ -354,13 +373,11 @@ class Host:
             self._feeding = False
 
     def _act(self, entry: _Entry, action: steps.Action) -> None:
-        machine = entry.machine
         if isinstance(action, steps.Emit):
             self._teller.event(action.event)
         elif isinstance(action, steps.Persist):
-            self._keep(machine.uid, action.state)
+            self._keep(entry, action.state)
         elif isinstance(action, steps.Observe):
-            self._asking.add(machine.uid)
             self._take_inventory()
         elif isinstance(action, steps.Cancel):
             flight = entry.flights.get(action.op)
@@ -370,7 +387,9 @@ class Host:
                 del entry.flights[action.op]
                 self._inbox.append((entry, steps.Cancelled(action.op)))
         else:
-            flight = _Flight(droppable=isinstance(action, steps.EnsureImage))
+            flight = _Flight(
+                droppable=isinstance(action, steps.EnsureImage | steps.Probe | steps.RunHook)
+            )
             entry.flights[action.op] = flight
             flight.task = self._spawn(self._fly(entry, action, flight))
 
@@ -383,7 +402,7 @@ class Host:
                 over.set()
                 del entry.ended[key]
         if machine.terminal:
-            self.cells.release(machine.uid)
+            self._release(machine)
         if machine.gone:
             self._forget(entry)
         else:
@@ -399,7 +418,7 @@ class Host:
         if self._entries.get(uid) is not entry:
             return
         del self._entries[uid]
-        self.cells.release(uid)
+        self._release(entry.machine)
         for flight in entry.flights.values():
             if flight.task is not None and flight.task is not asyncio.current_task():
                 flight.task.cancel()
@@ -410,9 +429,17 @@ class Host:
         self._alarms.set(uid, None)
         self._teller.gone(entry.machine)
 
-    def _keep(self, uid: str, state: steps.Persisted) -> None:
+    def _release(self, machine: SandboxMachine) -> None:
+        if self.cells.release(machine.uid):
+            self._reconsider(machine.spec.cell)
+
+    def _keep(self, entry: _Entry, state: steps.Persisted) -> None:
+        uid = entry.machine.uid
+        if state == entry.stored:
+            return
         try:
             self._store.save_state(uid, state)
+            entry.stored = state
         except OSError as error:
             # A deletion must not fail because a disk is full: it is what frees it.
             log.error("state_not_stored", uid=uid, error=str(error))
@@ -421,7 +448,11 @@ class Host:
 
     async def _fly(self, entry: _Entry, action: Any, flight: _Flight) -> None:
         """Carry one action out and bring its answer back."""
-        lane, priority = self._lane(action)
+        failed = await calls.prepare(self.runtime, entry.machine, action)
+        if failed is not None:
+            self._land(entry, action, flight, failed)
+            return
+        lane, priority = self.lanes.of(action)
         if lane is None:
             flight.begun = True
             self._land(
@@ -443,20 +474,6 @@ class Host:
             del entry.flights[action.op]
             self._feed(entry, answer)
 
-    def _lane(self, action: Any) -> tuple[gate.Gate | None, int]:
-        if isinstance(action, steps.StartContainer):
-            return self.start_gate, gate.START_CONTAINER
-        if isinstance(action, steps.RunSandbox):
-            return self.start_gate, gate.NEW_SANDBOX
-        if isinstance(action, steps.EnsureImage):
-            quick = action.policy == spec_pb2.IMAGE_PULL_POLICY_NEVER
-            return (self.look_gate if quick else self.pull_gate), 0
-        if isinstance(action, steps.RemoveSandbox | steps.StopSandbox):
-            return self.end_gate, 0
-        if isinstance(action, steps.RemoveContainer):
-            return self.end_gate, 1
-        return None, 0
-
     async def _follow_events(self) -> None:
         while True:
             try:
@@ -469,7 +486,6 @@ class Host:
             except Exception as error:  # deaf for a second, not for ever
                 log.error("runtime_defect", call="events", exc_info=error)
             await asyncio.sleep(1)
-            self._asking_all = True
             self._take_inventory()
 
     def _runtime_event(self, event: RuntimeEvent) -> None:
@@ -477,16 +493,14 @@ class Host:
             entry = self._entries.get(event.ref.uid)
             if entry is not None:
                 self._feed(entry, event)
-        elif isinstance(event, SandboxDied):
+        elif isinstance(event, SandboxDied | SandboxOverLimit):
             entry = self._entries.get(event.uid)
             if entry is not None:
                 self._feed(entry, event)
         elif isinstance(event, EventsLost):
-            self._asking_all = True
             self._take_inventory()
         elif isinstance(event, HealthChanged):
             if event.healthy:
-                self._asking_all = True
                 self._take_inventory()
             else:
                 self._lose_runtime(event.reason, event.message)
@@ -503,22 +517,28 @@ class Host:
             self._healthy.clear()
         version = self.cells.version
         self.cells.set_health(healthy, reason, message)
-        if self.cells.version != version:
+        if self._tell_cells(version):
             log.info("pool_health", healthy=healthy, reason=reason)
-            for waiter in self._cell_watchers:
-                waiter.set()
+
+    def _tell_cells(self, version: int) -> bool:
+        """Whether any has changed since that version."""
+        if self.cells.version == version:
+            return False
+        for waiter in self._cell_watchers:
+            waiter.set()
+        return True
 
     def _take_inventory(self) -> None:
         """One at a time; whoever asks meanwhile is served by the next."""
+        self._inventory_wanted = True
         if self._inventory_task is None and not self._closing:
             self._inventory_task = self._spawn(self._inventory())
 
     async def _inventory(self) -> None:
         wait, longest = _RETRY_SECONDS
         try:
-            while self._asking or self._asking_all:
-                everyone, asking = self._asking_all, self._asking
-                self._asking_all, self._asking = False, set()
+            while self._inventory_wanted:
+                self._inventory_wanted = False
                 as_of = self._clock()
                 try:
                     seen = newest_of_each(await self.runtime.inventory())
@@ -529,15 +549,13 @@ class Host:
                         log.error("runtime_defect", call="inventory", exc_info=error)
                     if isinstance(error, RuntimeAway) and self._healthy.is_set():
                         self._lose_runtime(error.reason, error.message)
-                    self._asking_all = self._asking_all or everyone
-                    self._asking |= asking
+                    self._inventory_wanted = True
                     await asyncio.sleep(wait)
                     wait = min(wait * 2, longest)
                     continue
-                if everyone or not self._healthy.is_set():
-                    self._set_health(True)
-                    asking = set(self._entries)
-                for uid in asking:
+                self._set_health(True)
+                # To all, whoever asked: what an inventory shows as ended is not told again.
+                for uid in list(self._entries):
                     entry = self._entries.get(uid)
                     if entry is not None:
                         self._feed(entry, steps.Observed(seen.get(uid), as_of))
@@ -548,7 +566,7 @@ class Host:
         wait, longest = _RETRY_SECONDS
         while True:
             try:
-                async with self.end_gate.enter():
+                async with self.lanes.end.enter():
                     await self.runtime.remove_sandbox(uid)
                 self._orphans.discard(uid)
                 return
@@ -569,29 +587,6 @@ class Host:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("host_task_failed", exc_info=task.exception())
-
-
-def _waiting_reason(status: status_pb2.Sandbox, container: str) -> str:
-    for group in (status.init_containers, status.containers):
-        for one in group:
-            if one.name == container:
-                return one.state.waiting.reason or "ContainerCreating"
-    return "ContainerCreating"
-
-
-def _refuse(problems: list[FieldProblem]) -> None:
-    """Raises PoolFailure(UNSUPPORTED_FIELD) for the first; the rest is in the message."""
-    if problems:
-        message = problems[0].message
-        if len(problems) > 1:
-            message += " (also: " + ", ".join(p.path for p in problems[1:6]) + ")"
-        raise PoolFailure(UNSUPPORTED_FIELD, message, field=problems[0].path)
-
-
-def _not_stored(error: OSError) -> PoolFailure:
-    return PoolFailure(
-        RETRYABLE, f"the pool cannot store the spec: {error.strerror} ({error.filename})"
-    )
 
 
 async def _generator(events: AsyncIterator[RuntimeEvent]) -> AsyncGenerator[RuntimeEvent, None]:

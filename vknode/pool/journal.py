@@ -11,7 +11,8 @@ A slow watcher costs no memory and no work until it reads.
 A batch takes the next sandboxes in order of revision and carries the revision of its
 last one: what is behind that comes later, what was before it is told. Hence a client
 may go on from any revision that it has acted on, also over a new connection. Only
-the ends bound that: the last `keep_gone` ended sandboxes are remembered; a client
+the ends bound that: the last `keep_gone` ended sandboxes are remembered (for whoever asks
+to end them once more, too); a client
 that stands before a forgotten end (`floor`) gets a snapshot, as does one with
 another epoch.
 
@@ -73,6 +74,10 @@ class Journal:
             del self._gone[uid]
             self.floor = max(self.floor, self._order.pop(uid))
         self.wake()
+
+    def last_of(self, uid: str) -> status_pb2.Sandbox | None:
+        """The last thing known of an ended sandbox, while it is remembered."""
+        return self._gone.get(uid)
 
     def event(self, event: status_pb2.SandboxEvent, *, quiet: bool = False) -> None:
         """As `put`: a quiet one wakes nobody."""

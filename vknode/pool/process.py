@@ -22,14 +22,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import structlog
 
 from vknode import __version__
 from vknode.loop import LoopUnavailable, run_async
+from vknode.pool.draining import follow, prepare, wanted
 from vknode.pool.endpoint import Endpoint, EndpointError, TlsFiles
+from vknode.pool.quantity import value
 from vknode.pool.runtimes.base import Failure, Runtime
 
 if TYPE_CHECKING:
@@ -62,7 +64,17 @@ class PoolSettings:
     sim_config: Path | None = None
     tls: TlsFiles | None = None
     log_format: str = "json"
+    # What Pods may do on the runtime's host; see `CriOptions`.
     allow_host_path: tuple[str, ...] = ()
+    allow_privileged: bool = False
+    allow_host_namespaces: bool = False
+    allow_unsafe_sysctl: tuple[str, ...] = ()
+    deny_host_ports: bool = False
+    seccomp_dir: Path | None = None
+    resolv_conf: Path = Path("/etc/resolv.conf")
+    cgroup_parent: str = ""
+    container_log_max_size: int = 10 << 20
+    container_log_max_files: int = 5
 
 
 def run(settings: PoolSettings) -> int:
@@ -140,6 +152,7 @@ def make_runtime(settings: PoolSettings) -> Runtime:
         journal = Journal(settings.state_dir / "sim.journal")
         return SimRuntime(config, zone=settings.zone, journal=journal)
     from vknode.pool.runtimes.cri.options import CriOptions
+    from vknode.pool.runtimes.cri.rotation import LogPolicy
     from vknode.pool.runtimes.cri.runtime import CriRuntime
 
     return CriRuntime(
@@ -148,6 +161,15 @@ def make_runtime(settings: PoolSettings) -> Runtime:
             state_dir=settings.state_dir / "sandboxes",
             pool=settings.zone,
             host_path_prefixes=settings.allow_host_path,
+            cell_memory=value(settings.capacity.get("memory", "0")),
+            allow_privileged=settings.allow_privileged,
+            allow_host_namespaces=settings.allow_host_namespaces,
+            unsafe_sysctls=settings.allow_unsafe_sysctl,
+            allow_host_ports=not settings.deny_host_ports,
+            seccomp_dir=settings.seccomp_dir,
+            resolv_conf=settings.resolv_conf,
+            cgroup_parent=settings.cgroup_parent,
+            logs=LogPolicy(settings.container_log_max_size, settings.container_log_max_files),
         )
     )
 
@@ -162,7 +184,7 @@ async def _serve(settings: PoolSettings) -> None:
         loop.add_signal_handler(number, stop.set)
     host = make_host(settings)
     server = PoolServer(host, settings.endpoint, settings.tls)
-    started = asyncio.create_task(_start(host, server))
+    started = asyncio.create_task(_start(host, server, settings.state_dir))
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait((started, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -180,13 +202,17 @@ async def _serve(settings: PoolSettings) -> None:
             seconds=round(time.monotonic() - begin, 3),
         )
         serving = asyncio.create_task(server.wait())
+        draining = asyncio.create_task(follow(settings.state_dir, host.drain))
+        tasks: tuple[asyncio.Task[Any], ...] = (serving, draining)
         try:
-            await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
-            if serving.done() and not stop.is_set():
-                serving.result()  # raises what broke
+            await asyncio.wait((*tasks, stopping), return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done() and not stop.is_set():
+                    task.result()  # raises what broke
         finally:
-            serving.cancel()
-            await asyncio.gather(serving, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
     finally:
         log.info("pool_stopping")
         for task in (started, stopping):
@@ -197,8 +223,14 @@ async def _serve(settings: PoolSettings) -> None:
         log.info("pool_stopped")
 
 
-async def _start(host: Host, server: PoolServer) -> str:
+async def _start(host: Host, server: PoolServer, state_dir: Path) -> str:
+    try:
+        prepare(state_dir, host.cells.names)
+        draining = wanted(state_dir)
+    except OSError as error:
+        raise SettingsError(f"--state-dir {state_dir}: {error.strerror}") from error
     await host.start()
+    host.drain(draining)
     return await server.start()
 
 

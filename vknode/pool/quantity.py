@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from fractions import Fraction
 
@@ -28,11 +29,14 @@ def _parse(text: str) -> Fraction:
     return Fraction(number) * _SUFFIX[suffix]
 
 
+# The same few amounts are read again and again, several times for each start.
+@functools.lru_cache(maxsize=4096)
 def value(text: str) -> int:
     """In whole units, rounded up as Kubernetes does. Raises ValueError."""
     return -int(-_parse(text) // 1)
 
 
+@functools.lru_cache(maxsize=4096)
 def milli(text: str) -> int:
     """In thousandths, rounded up. Raises ValueError."""
     return -int(-_parse(text) * 1000 // 1)

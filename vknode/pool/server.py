@@ -1,7 +1,8 @@
 """The gRPC server around the service: where it listens, who may call, how it ends.
 
 A Unix socket relies on its file mode; TCP takes clients with a certificate of the
-configured CA only. Health follows the cells; reflection is on.
+configured CA only (`tls.py`: the files may be renewed while it runs). Health follows the
+cells; reflection is on.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from grpc_reflection.v1alpha import reflection
 
 from vknode.pool.endpoint import Endpoint, EndpointError, TlsFiles
 from vknode.pool.service import PoolHost, PoolService
+from vknode.pool.tls import ServerTls
 from vknode.pool.v1 import cell_pb2, pool_pb2, pool_pb2_grpc
 
 log = structlog.get_logger()
@@ -60,7 +62,7 @@ class PoolServer:
             )
         self._host = host
         self._endpoint = endpoint
-        self._credentials = _credentials(tls) if tls is not None else None
+        self._credentials = ServerTls(tls).credentials if tls is not None else None
         self._health = HealthServicer()
         self._server: grpc.aio.Server | None = None
         self._follower: asyncio.Task[None] | None = None
@@ -170,13 +172,6 @@ class PoolServer:
             status = path.stat()
             if (status.st_dev, status.st_ino) == self._socket_id:
                 path.unlink()
-
-
-def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:
-    cert, key, client_ca = tls.read()
-    return grpc.ssl_server_credentials(
-        [(key, cert)], root_certificates=client_ca, require_client_auth=True
-    )
 
 
 def _clear_stale_socket(endpoint: Endpoint) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import grpc.aio
@@ -40,7 +40,7 @@ from vknode.pool.v1 import (
     status_pb2,
     stream_pb2,
 )
-from vknode.pool.validation import check_container, check_spec, check_uid, refused
+from vknode.pool.validation import check_container, check_spec, check_uid, check_update, refused
 
 log = structlog.get_logger()
 
@@ -62,9 +62,11 @@ class PoolHost(Protocol):
         self, spec: spec_pb2.SandboxSpec, owner: str
     ) -> tuple[status_pb2.Sandbox, bool]: ...
 
-    async def update(self, spec: spec_pb2.SandboxSpec) -> status_pb2.Sandbox: ...
+    async def update(self, spec: spec_pb2.SandboxSpec) -> tuple[status_pb2.Sandbox, list[str]]: ...
 
     async def delete(self, uid: str, grace: float | None, reason: str) -> bool: ...
+
+    def last_of(self, uid: str) -> status_pb2.Sandbox | None: ...
 
     def watch(
         self, epoch: str, revision: int
@@ -77,6 +79,8 @@ class PoolHost(Protocol):
     ) -> tuple[ContainerRef, asyncio.Event]: ...
 
     def running_sandbox(self, uid: str) -> RunningSandbox: ...
+
+    def probe_stats(self, uids: Collection[str], cell: str) -> list[stats_pb2.SandboxStats]: ...
 
 
 def from_runtime(failure: Failure) -> PoolFailure:
@@ -136,8 +140,9 @@ class PoolService(pool_pb2_grpc.PoolServicer):
         self, request: pool_pb2.UpdateSandboxRequest, context: Context
     ) -> pool_pb2.UpdateSandboxResponse:
         async def call() -> pool_pb2.UpdateSandboxResponse:
-            check_spec(request.spec)
-            return pool_pb2.UpdateSandboxResponse(sandbox=await self._host.update(request.spec))
+            check_update(request.spec)
+            sandbox, kept = await self._host.update(request.spec)
+            return pool_pb2.UpdateSandboxResponse(sandbox=sandbox, kept=kept)
 
         return await _answer(context, call)
 
@@ -152,7 +157,8 @@ class PoolService(pool_pb2_grpc.PoolServicer):
                 if grace < 0:
                     raise refused("grace_period_seconds", "is negative")
             found = await self._host.delete(request.uid, grace, request.reason)
-            return pool_pb2.DeleteSandboxResponse(found=found)
+            last = None if found else self._host.last_of(request.uid)
+            return pool_pb2.DeleteSandboxResponse(found=found, last=last)
 
         return await _answer(context, call)
 
@@ -162,9 +168,14 @@ class PoolService(pool_pb2_grpc.PoolServicer):
         async def call() -> stats_pb2.ListStatsResponse:
             for index, uid in enumerate(request.uids):
                 check_uid(uid, f"uids[{index}]")
-            found = await self._host.runtime.stats(list(request.uids))
-            if request.cell:
-                found = [entry for entry in found if entry.cell == request.cell]
+            found = await self._host.runtime.stats(list(request.uids), request.cell)
+            by_uid = {entry.uid: entry for entry in found}
+            for probed in self._host.probe_stats(request.uids, request.cell):
+                entry = by_uid.get(probed.uid)
+                if entry is None:
+                    found.append(probed)
+                else:
+                    entry.probes.extend(probed.probes)
             return stats_pb2.ListStatsResponse(sandboxes=found)
 
         return await _answer(context, call)

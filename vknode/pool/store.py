@@ -27,6 +27,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from vknode.pool.engine.steps import Persisted
+from vknode.pool.errors import RETRYABLE, PoolFailure
 from vknode.pool.v1 import spec_pb2
 
 log = structlog.get_logger()
@@ -160,9 +161,9 @@ def _state(data: bytes) -> Persisted:
     """Also of a later version, whose further fields are safe to miss. Raises ValueError
     or TypeError."""
     known = {field.name for field in fields(Persisted)}
-    return Persisted(
-        **{name: value for name, value in dict(json.loads(data)).items() if name in known}
-    )
+    found = {name: value for name, value in dict(json.loads(data)).items() if name in known}
+    found["killing"] = tuple(found.get("killing", ()))  # JSON has lists only
+    return Persisted(**found)
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -179,3 +180,10 @@ def _write(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def not_stored(error: OSError) -> PoolFailure:
+    """What the agent is told of a writer's error."""
+    return PoolFailure(
+        RETRYABLE, f"the pool cannot store the spec: {error.strerror} ({error.filename})"
+    )

@@ -34,6 +34,19 @@ def check_container(name: str) -> None:
         raise refused("container", "is empty; name one container of the sandbox")
 
 
+def check_update(spec: spec_pb2.SandboxSpec) -> None:
+    """What must be known to tell what of it counts (`engine/newer.py`); the spec that comes of
+    that is checked as a whole. The rest of this one holds nothing up, whatever it says.
+    Raises PoolFailure(REFUSED)."""
+    check_uid(spec.uid, "uid")
+    for group in ("init_containers", "containers", "ephemeral_containers", "volumes"):
+        names: set[str] = set()
+        for index, one in enumerate(getattr(spec, group)):
+            if one.name in names:
+                raise refused(f"{group}[{index}].name", f"{one.name!r} is there twice")
+            names.add(one.name)
+
+
 def check_spec(spec: spec_pb2.SandboxSpec) -> None:
     """Raises PoolFailure(REFUSED) with the path of the first field that is wrong."""
     check_uid(spec.uid, "uid")
@@ -77,6 +90,11 @@ def _check_container_spec(path: str, container: spec_pb2.Container, volumes: set
     for index, entry in enumerate(container.env):
         if not entry.name or "=" in entry.name or "\0" in entry.name:
             raise refused(f"{path}.env[{index}].name", "is not a variable's name")
+        if entry.HasField("file"):
+            _check_env_file(f"{path}.env[{index}].file", entry.file, volumes)
+    for index, name in enumerate(container.resize_restarts):
+        if name not in ("cpu", "memory"):
+            raise refused(f"{path}.resize_restarts[{index}]", f"{name!r} is not cpu or memory")
     for index, port in enumerate(container.ports):
         if not 1 <= port.container_port <= 65535:
             raise refused(f"{path}.ports[{index}].container_port", "is not from 1 to 65535")
@@ -93,6 +111,15 @@ def _check_container_spec(path: str, container: spec_pb2.Container, volumes: set
             raise refused(f"{path}.mounts[{index}].sub_path", "is not a relative path without '..'")
 
 
+def _check_env_file(path: str, file: spec_pb2.EnvFile, volumes: set[str]) -> None:
+    if file.volume not in volumes:
+        raise refused(f"{path}.volume", f"{file.volume!r} is not one of `volumes`")
+    if not file.path or file.path.startswith("/") or ".." in file.path.split("/"):
+        raise refused(f"{path}.path", "is not a relative path without '..'")
+    if not file.key:
+        raise refused(f"{path}.key", "is empty; name one variable of the file")
+
+
 def _check_volumes(spec: spec_pb2.SandboxSpec) -> set[str]:
     names: set[str] = set()
     for index, volume in enumerate(spec.volumes):
@@ -104,6 +131,8 @@ def _check_volumes(spec: spec_pb2.SandboxSpec) -> set[str]:
         names.add(volume.name)
         if volume.WhichOneof("source") is None:
             raise refused(path, "has no source")
+        if volume.HasField("keep"):
+            raise refused(f"{path}.keep", "there is nothing to keep: the sandbox is new")
         paths: set[str] = set()
         for at, file in enumerate(volume.files.files):
             parts = file.path.split("/")

@@ -1,4 +1,4 @@
-"""WebSocket channel framing of exec and attach, for both sides.
+"""WebSocket channel framing of exec and attach, and of older port-forwards, for both sides.
 
 Source: Kubernetes' KEP-4006 and `k8s.io/streaming` (wsstream). One WebSocket message carries one
 channel number and data; in v5 the number 0xFF followed by a channel half-closes that channel.
@@ -66,10 +66,10 @@ class ChannelProtocol:
         """Whether the error channel carries a JSON Status; before v4 it is plain text."""
         return self.version >= 4
 
-    def encode(self, channel: Channel, data: bytes) -> bytes:
+    def encode(self, channel: int, data: bytes) -> bytes:
         """The payload of one message; empty data is allowed and means nothing but "I am here"."""
         if self.text:
-            return b"%d" % channel + base64.b64encode(data)
+            return chr(ord("0") + channel).encode() + base64.b64encode(data)
         return bytes((channel,)) + data
 
     def encode_close(self, channel: Channel) -> bytes:

@@ -21,6 +21,7 @@ SPDY_UPGRADE: Final = "SPDY/3.1"
 STREAM_TYPE_HEADER: Final = "streamtype"
 
 _MAX_RESIZE_OBJECT: Final = 1024
+_JSON_SPACE: Final = b" \t\r\n"  # what json takes for white space; Python takes more
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +142,14 @@ class ResizeParser:
             return sizes
         self._buffer += data
         while (end := self._buffer.find(b"}")) >= 0:
-            size = _parse_size(bytes(self._buffer[: end + 1]))
+            whole = bytes(self._buffer[: end + 1]).lstrip(_JSON_SPACE)
+            size = _parse_size(whole) if len(whole) <= _MAX_RESIZE_OBJECT else None
             if size is None:
                 self._break()
                 return sizes
             sizes.append(size)
             del self._buffer[: end + 1]
-        rest = self._buffer.lstrip()
+        rest = self._buffer.lstrip(_JSON_SPACE)
         if len(rest) > _MAX_RESIZE_OBJECT or (rest and not rest.startswith(b"{")):
             self._break()
         else:

@@ -349,7 +349,8 @@ class SpdyConnection:
         stream_id = frame.stream_id
         stream = self._streams.get(stream_id)
         if stream is None:
-            if not self._was_used(stream_id):
+            if frame.last and not self._was_used(stream_id):
+                # One answer a frame, in however many pieces it came.
                 self._send_reset(stream_id, RstStatus.INVALID_STREAM, automatic=True)
             return
         if not stream.accepted and not stream.by_peer:

@@ -89,11 +89,12 @@ class ControlFrame:
 
 @dataclass(frozen=True, slots=True)
 class DataChunk:
-    """Some bytes of a data frame; `fin` is set on the last chunk of a frame with FIN."""
+    """Some bytes of a data frame; `last` is set on its last chunk, `fin` too if it has FIN."""
 
     stream_id: int
     data: bytes
     fin: bool
+    last: bool
 
 
 class FrameParser:
@@ -125,8 +126,8 @@ class FrameParser:
                     chunk = bytes(memoryview(buffer)[offset : offset + size])
                     offset += size
                     self._data_left -= size
-                    fin = self._data_fin and not self._data_left
-                    yield DataChunk(self._data_stream, chunk, fin)
+                    last = not self._data_left
+                    yield DataChunk(self._data_stream, chunk, self._data_fin and last, last)
                     continue
                 if available < _HEADER.size:
                     return
@@ -137,7 +138,7 @@ class FrameParser:
                     self._data_stream, self._data_left = first, length
                     self._data_fin = bool(flags & FLAG_FIN)
                     if not length:
-                        yield DataChunk(first, b"", self._data_fin)
+                        yield DataChunk(first, b"", self._data_fin, True)
                     continue
                 self._check_control(first, length)
                 if available < _HEADER.size + length:

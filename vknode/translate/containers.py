@@ -36,7 +36,8 @@ def container_spec(
     pod: Json, source: Json, resolved: Resolved, node: NodeFacts, services: Mapping[str, str]
 ) -> spec_pb2.Container:
     """One container; what cannot be resolved is told in `config_error`."""
-    env, error = container_env(pod, source, resolved, node, services)
+    environment = container_env(pod, source, resolved, node, services)
+    env, error = environment.values, environment.error
     result = spec_pb2.Container(
         name=source["name"],
         image=source.get("image", ""),
@@ -44,8 +45,11 @@ def container_spec(
         command=[expand(word, env) for word in source.get("command") or ()],
         args=[expand(word, env) for word in source.get("args") or ()],
         working_dir=source.get("workingDir") or "",
-        env=[spec_pb2.EnvVar(name=name, value=value) for name, value in env.items()],
-        security=container_security(pod, source),
+        env=[
+            *(spec_pb2.EnvVar(name=name, value=value) for name, value in env.items()),
+            *(spec_pb2.EnvVar(name=name, file=file) for name, file in environment.files.items()),
+        ],
+        security=container_security(pod, source, seccomp_default=node.seccomp_default),
         tty=bool(source.get("tty")),
         stdin=bool(source.get("stdin")),
         stdin_once=bool(source.get("stdinOnce")),
@@ -56,6 +60,11 @@ def container_spec(
             source.get("terminationMessagePolicy") == "FallbackToLogsOnError"
         ),
         target_container=source.get("targetContainerName") or "",
+        resize_restarts=[
+            policy["resourceName"]
+            for policy in source.get("resizePolicy") or ()
+            if policy.get("restartPolicy") == "RestartContainer"
+        ],
     )
     for port in source.get("ports") or ():
         result.ports.add(
@@ -65,7 +74,7 @@ def container_spec(
             host_ip=port.get("hostIP") or "",
             protocol=port.get("protocol") or "TCP",
         )
-    add_resources(result.resources, source.get("resources"))
+    add_resources(result.resources, source.get("resources"), node)
     for rule in source.get("restartPolicyRules") or ():
         codes = rule.get("exitCodes") or {}
         result.restart_rules.add(
@@ -91,10 +100,11 @@ def container_spec(
     return result
 
 
-def add_resources(target: spec_pb2.Resources, source: Json | None) -> None:
+def add_resources(target: spec_pb2.Resources, source: Json | None, node: NodeFacts) -> None:
+    names = node.extended_resources
     for kind in ("requests", "limits"):
         for name, amount in ((source or {}).get(kind) or {}).items():
-            getattr(target, kind)[name] = str(amount)
+            getattr(target, kind)[names.get(name, name)] = str(amount)
 
 
 def recursive_read_only(mount: Json) -> bool:

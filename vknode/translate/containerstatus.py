@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from vknode.pool.v1 import spec_pb2, status_pb2
+from vknode.pool.v1 import status_pb2
 from vknode.translate.containers import recursive_read_only
 from vknode.translate.facts import Json, rfc3339
+from vknode.translate.resources import container_resources
 
 # kubecontainer.MaxPodTerminationMessageLogLength: for all containers of a Pod together.
 _MESSAGE_BUDGET = 12 * 1024
@@ -107,7 +108,9 @@ def _entry(
     }
     if status.container_id:
         result["containerID"] = status.container_id
-        _add_resources(result, container, status)
+        allocated, result["resources"] = container_resources(container, status)
+        if allocated:
+            result["allocatedResources"] = allocated
     if kind != "ephemeralContainers":
         result["started"] = started
     mounts = _volume_mounts(container)
@@ -232,29 +235,44 @@ def _volume_mounts(container: Json) -> list[Json]:
     return found
 
 
-def _add_resources(result: Json, container: Json, status: status_pb2.ContainerStatus) -> None:
-    """`allocatedResources` as the spec asks; `resources` as in force, where the pool knows."""
-    asked = container.get("resources") or {}
-    requests, limits = asked.get("requests"), asked.get("limits")
-    if requests:
-        result["allocatedResources"] = requests
-    running = status.state.WhichOneof("state") == "running"
-    actual = status.resources if running and status.HasField("resources") else None
-    resources: Json = {}
-    for name, wanted in (("limits", limits), ("requests", requests)):
-        if wanted:
-            resources[name] = _in_force(wanted, actual, name)
-    if asked.get("claims"):
-        resources["claims"] = asked["claims"]
-    result["resources"] = resources
+def terminate(pod: Json, lists: dict[str, list[Json]]) -> None:
+    """Of a Pod that has ended nothing may run or wait any more: what nobody knows the end of
+    counts as failed (TerminatePod of a kubelet's status manager).
+
+    Main containers stay as they are where initialization never came to its end; of the init
+    containers those that follow the last one which was ever started.
+    """
+    inits = lists["initContainerStatuses"]
+    if _has_initialized(pod, inits, lists["containerStatuses"]):
+        lists["containerStatuses"] = [_ended(one) for one in lists["containerStatuses"]]
+    begun = 1
+    for index, status in enumerate(inits):
+        if _was_started(status):
+            begun = index + 1
+    lists["initContainerStatuses"] = [*map(_ended, inits[:begun]), *inits[begun:]]
 
 
-def _in_force(wanted: Json, actual: spec_pb2.Resources | None, name: str) -> Json:
-    """cpu and memory can differ while a resize is under way; the rest is what was asked."""
-    if actual is None:
-        return wanted
-    known = actual.limits if name == "limits" else actual.requests
-    return {
-        resource: known[resource] if resource in ("cpu", "memory") and resource in known else amount
-        for resource, amount in wanted.items()
-    }
+def _was_started(status: Json) -> bool:
+    return "waiting" not in status.get("state", {}) or "terminated" in (
+        status.get("lastState") or {}
+    )
+
+
+def _has_initialized(pod: Json, inits: list[Json], containers: list[Json]) -> bool:
+    declared = pod["spec"].get("initContainers") or []
+    if not declared or any(map(_was_started, containers)):
+        return True
+    if len(inits) < len(declared):
+        return False
+    last = inits[-1]
+    if is_sidecar(declared[-1]):
+        return "running" in last.get("state", {}) and bool(last.get("started"))
+    ends = (
+        last.get("state", {}).get("terminated"),
+        (last.get("lastState") or {}).get("terminated"),
+    )
+    return any(end is not None and end.get("exitCode") == 0 for end in ends)
+
+
+def _ended(status: Json) -> Json:
+    return status if "terminated" in status.get("state", {}) else lost_entry(status)

@@ -81,6 +81,8 @@ def dns_config(pod: Json, node: NodeFacts) -> spec_pb2.DnsConfig | None:
     policy = _policy(pod, node)
     config = pod["spec"].get("dnsConfig") or {}
     base = node.host_dns
+    if policy == "Host" and not any(config.values()):
+        return None
     servers: list[str] = []
     searches: list[str] = []
     options: dict[str, str] = {}
@@ -91,9 +93,7 @@ def dns_config(pod: Json, node: NodeFacts) -> spec_pb2.DnsConfig | None:
             searches = [f"{pod['metadata']['namespace']}.svc.{domain}", f"svc.{domain}", domain]
         searches += base.searches if base is not None else ()
         options = {"ndots": "5"}
-    elif policy == "Host":
-        if base is None:
-            return None
+    elif policy == "Host" and base is not None:
         servers, searches = list(base.servers), list(base.searches)
         for option in base.options:
             name, _, value = option.partition(":")

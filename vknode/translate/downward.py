@@ -99,11 +99,15 @@ def resource_field(
     """A resourceFieldRef, in units of its divisor, rounded up.
 
     A limit that is not set is the node's allocatable amount, or the Pod-level limit where
-    `pod_level` is set (a kubelet looks at those only for the environment).
+    `pod_level` is set (a kubelet looks at those only for the environment; there it gives no
+    defaults to an init container that is named).
     """
     name = selector.get("containerName") or ""
+    defaulted = True
     if name or container is None:
         container = _find(pod, name)
+        main = {one["name"] for one in pod["spec"]["containers"]}
+        defaulted = not pod_level or name in main
     kind, _, resource = str(selector["resource"]).partition(".")
     if kind not in ("limits", "requests") or not (
         resource in _DEFAULTED_LIMITS or resource.startswith("hugepages-")
@@ -111,7 +115,7 @@ def resource_field(
         raise UnsupportedFieldError(f"unsupported container resource : {selector['resource']}")
     amounts = (container.get("resources") or {}).get(kind) or {}
     amount = Quantity.parse(str(amounts[resource])) if resource in amounts else ZERO
-    if not amount and kind == "limits" and resource in _DEFAULTED_LIMITS:
+    if defaulted and not amount and kind == "limits" and resource in _DEFAULTED_LIMITS:
         text = node.allocatable.get(resource)
         own = ((pod["spec"].get("resources") or {}).get("limits") or {}).get(resource)
         if pod_level and text is not None and own and resource != "ephemeral-storage":

@@ -21,6 +21,11 @@ class NodeFacts:
     `runtime_handler` is the handler of the Pod's RuntimeClass ("" for none). `host_dns`
     is the resolver configuration of the cell's host, where the installation knows it;
     None leaves it to the pool. `allocatable` is Node.status.allocatable.
+    `extended_resources` are the pool's names of extended resources, by Kubernetes' own.
+
+    Of the Pod's privileges: below `host_paths` its hostPath volumes must lie once their links
+    are resolved (empty: the pool alone decides), and with `seccomp_default` its containers that
+    name no seccomp profile get the runtime's.
     """
 
     cell: str
@@ -32,6 +37,9 @@ class NodeFacts:
     cluster_dns: Sequence[str] = ()
     host_dns: DnsConfig | None = None
     allocatable: Mapping[str, str] = field(default_factory=dict)
+    extended_resources: Mapping[str, str] = field(default_factory=dict)
+    host_paths: Sequence[str] = ()
+    seccomp_default: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +54,41 @@ class TokenNeed:
     expiration_seconds: int
     pod_name: str
     pod_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrustNeed:
+    """What one clusterTrustBundle projection selects: by `name`, or by `signer` and `selector`
+    (a LabelSelector as JSON; None matches nothing)."""
+
+    name: str
+    signer: str
+    selector: str | None
+    optional: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateNeed:
+    """One podCertificate projection: which key and certificate, for whom. `volume` and `index`
+    tell the projections of a Pod apart."""
+
+    volume: str
+    index: int
+    signer: str
+    key_type: str
+    max_expiration_seconds: int | None
+    annotations: tuple[tuple[str, str], ...]
+    service_account: str
+    pod_name: str
+    pod_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A private key (PKCS#8) and its certificate chain, both PEM."""
+
+    key: str = field(repr=False)
+    chain: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +110,10 @@ class Resolved:
     secrets: Mapping[str, Json | Missing] = field(default_factory=dict, repr=False)
     tokens: Mapping[TokenNeed, str | Missing] = field(default_factory=dict, repr=False)
     services: Sequence[Json] = field(default=(), repr=False)
+    trust: Mapping[TrustNeed, str | Missing] = field(default_factory=dict, repr=False)
+    certificates: Mapping[CertificateNeed, Credential | Missing] = field(
+        default_factory=dict, repr=False
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vknode.translate.dns import fqdn_problem, lacks_host_dns
+from vknode.translate.env import file_problems
 from vknode.translate.facts import Json, NodeFacts
 from vknode.translate.handlers import port_problems
 from vknode.translate.paths import pool_path_to_pod_path
@@ -90,6 +91,7 @@ def check(pod: Json, node: NodeFacts | None = None) -> list[Refusal]:
     found: list[Refusal] = []
     _walk(pod["spec"], _ROOT, "spec", found)
     found.extend(Refusal(path, reason) for path, reason in port_problems(pod))
+    found.extend(Refusal(path, reason) for path, reason in file_problems(pod))
     if node is not None:
         problem = fqdn_problem(pod, node)
         if problem:
@@ -151,7 +153,7 @@ honoured is rejected at once: phase `Failed`, an event, and the field's path in 
 `{containers}` stands for `containers`, `initContainers` and `ephemeralContainers`,
 `{probe}` for `livenessProbe`, `readinessProbe` and `startupProbe`, `{hook}` for `postStart`
 and `preStop`. The last column is what the pool's runtime `cri` makes of it, where that is
-less than everything. Ephemeral containers as a whole are refused by `cri` for now.
+less than everything.
 """
 
 

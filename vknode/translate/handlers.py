@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vknode.pool.v1 import spec_pb2
+from vknode.translate.env import static_env
+from vknode.translate.expansion import expand
 from vknode.translate.facts import Json
 from vknode.translate.paths import all_containers
 
@@ -71,8 +73,13 @@ def _number(port: int | str, container: Json) -> int:
 
 
 def probe(source: Json, container: Json) -> spec_pb2.Probe:
+    """A kubelet expands variables in the commands of probes, but not in those of hooks."""
+    action = handler(source, container)
+    if action.HasField("exec"):
+        env = static_env(container)
+        action.exec.command[:] = [expand(word, env) for word in action.exec.command]
     return spec_pb2.Probe(
-        handler=handler(source, container),
+        handler=action,
         initial_delay_seconds=source.get("initialDelaySeconds", 0),
         timeout_seconds=source.get("timeoutSeconds", 1),
         period_seconds=source.get("periodSeconds", 10),

@@ -77,6 +77,7 @@ _INNER = {
     "termination_message_fallback_to_logs": "terminationMessagePolicy",
     "target_container": "targetContainerName",
     "devices": "volumeDevices",
+    "resize_restarts": "resizePolicy",
     "config_error": "env",
     "host_ip": "hostIP",
     "servers": "nameservers",

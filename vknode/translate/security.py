@@ -29,7 +29,12 @@ def run_as_user(pod: Json, container: Json) -> int | None:
     return None if value is None else int(value)
 
 
-def container_security(pod: Json, container: Json) -> spec_pb2.ContainerSecurity:
+def container_security(
+    pod: Json, container: Json, *, seccomp_default: bool = False
+) -> spec_pb2.ContainerSecurity:
+    """With `seccomp_default` a container that names no profile gets the runtime's, as from a
+    kubelet with seccompDefault (pkg/kubelet/kuberuntime/helpers.go, fieldSeccompProfile).
+    Privileged ones have none in any runtime."""
     outer = pod["spec"].get("securityContext") or {}
     own = container.get("securityContext") or {}
     capabilities = own.get("capabilities") or {}
@@ -45,6 +50,8 @@ def container_security(pod: Json, container: Json) -> spec_pb2.ContainerSecurity
         proc_mount=own.get("procMount") or "",
     )
     _profiles(result, outer, own)
+    if seccomp_default and not result.HasField("seccomp") and not result.privileged:
+        result.seccomp.type = spec_pb2.SecurityProfile.TYPE_RUNTIME_DEFAULT
     return result
 
 
@@ -55,7 +62,9 @@ def sandbox_security(pod: Json) -> spec_pb2.SandboxSecurity:
         fs_group_on_root_mismatch=own.get("fsGroupChangePolicy") == "OnRootMismatch",
         supplemental_groups=own.get("supplementalGroups") or (),
         supplemental_groups_strict=own.get("supplementalGroupsPolicy") == "Strict",
-        sysctls={entry["name"]: entry["value"] for entry in own.get("sysctls") or ()},
+        sysctls={
+            normal_sysctl(entry["name"]): entry["value"] for entry in own.get("sysctls") or ()
+        },
     )
     _profiles(result, own, {})
     return result
@@ -79,3 +88,10 @@ def _profiles(
 def _capability(name: str) -> str:
     upper = name.upper()
     return upper.removeprefix("CAP_")
+
+
+def normal_sysctl(name: str) -> str:
+    """With dots between its parts: "net/ipv4/conf/eth0.1/x" is "net.ipv4.conf.eth0/1.x"
+    (NormalizeName of component-helpers)."""
+    first = next((char for char in name if char in "./"), ".")
+    return name if first == "." else name.translate({ord("."): "/", ord("/"): "."})

@@ -18,16 +18,17 @@ _DEFAULT_GRACE = 30
 
 
 def sandbox_spec(
-    pod: Json, resolved: Resolved, node: NodeFacts
+    pod: Json, resolved: Resolved, node: NodeFacts, *, runs: bool = False
 ) -> spec_pb2.SandboxSpec | VolumeNotReady:
     """The whole spec, deterministic: the same input gives the same bytes.
 
     A container whose environment cannot be resolved has `config_error` set; a volume
-    whose content is missing holds the whole Pod back, as on a kubelet. Raises
-    LookupError if something that `needs(pod)` names is not in `resolved` at all.
+    whose content is missing holds the whole Pod back, as on a kubelet, and is kept as it is
+    where the Pod `runs` already (never VolumeNotReady then). Raises LookupError if something
+    that `needs(pod)` names is not in `resolved` at all.
     """
     meta, spec = pod["metadata"], pod["spec"]
-    content = volumes(pod, resolved, node)
+    content = volumes(pod, resolved, node, runs=runs)
     if isinstance(content, VolumeNotReady):
         return content
     services = service_env(pod, resolved.services)
@@ -64,7 +65,7 @@ def sandbox_spec(
         host_ips=node.host_ips,
     )
     if spec.get("resources"):
-        add_resources(result.resources, spec["resources"])
+        add_resources(result.resources, spec["resources"], node)
     _set_tokens(pod, result)
     return result
 

@@ -6,7 +6,7 @@ Succeeded or Failed stays.
 | sandbox | phase |
 |---|---|
 | none yet, CREATING, STARTING | Pending |
-| RUNNING | Running |
+| RUNNING | Pending while a main container or sidecar was never started, then Running |
 | SUCCEEDED | Succeeded |
 | FAILED | Failed |
 
@@ -27,10 +27,18 @@ What others own in a status (conditions of other types, nominatedNodeName, resou
 from __future__ import annotations
 
 from vknode.pool.v1 import status_pb2
-from vknode.translate.conditions import condition, conditions
-from vknode.translate.containerstatus import entries, lost_entry, waiting_entry, waiting_reason
+from vknode.translate.conditions import conditions, disrupted
+from vknode.translate.containerstatus import (
+    entries,
+    is_sidecar,
+    lost_entry,
+    terminate,
+    waiting_entry,
+    waiting_reason,
+)
 from vknode.translate.facts import Json, StatusFacts
-from vknode.translate.qos import pod_limits, pod_requests, qos_class
+from vknode.translate.qos import qos_class
+from vknode.translate.resources import allocated_pod, pod_resources
 
 TERMINAL = ("Succeeded", "Failed")
 
@@ -82,7 +90,8 @@ def pod_status(
         old = pod.get("status") or {}
     if sandbox is None:
         return waiting_status(pod, facts, old=old)
-    spec = pod["spec"]
+    allocated = allocated_pod(pod, sandbox)
+    spec = allocated["spec"]
     lists: dict[str, list[Json]] = {}
     for (kind, name), known in zip(
         _LISTS,
@@ -91,6 +100,8 @@ def pod_status(
     ):
         lists[name] = entries(pod, spec.get(kind) or (), known, old.get(name) or (), kind)
     phase = _PHASES.get(sandbox.state, "Pending")
+    if phase == "Running" and _never_started(spec, lists):
+        phase = "Pending"
     # A pool that fell back behind what was reported (it started anew, say) changes no phase.
     if old.get("phase") in TERMINAL or (old.get("phase") == "Running" and phase == "Pending"):
         phase = old["phase"]
@@ -100,9 +111,11 @@ def pod_status(
     if phase == old.get("phase"):
         reason, message = reason or old.get("reason", ""), message or old.get("message", "")
     terminal = phase in TERMINAL
+    if terminal:
+        terminate(pod, lists)
     network = sandbox.network_ready and not terminal
     return _assemble(
-        pod,
+        allocated,
         old,
         facts,
         phase=phase,
@@ -114,7 +127,19 @@ def pod_status(
         network_message=_network_message(sandbox),
         initialized=sandbox.initialized,
         pod_ips=list(sandbox.pod_ips[:2]),
+        sandbox=sandbox,
     )
+
+
+def _never_started(spec: Json, lists: dict[str, list[Json]]) -> bool:
+    """Whether a main container or sidecar waits for its first instance: a kubelet calls a Pod
+    Running only when each has had one (getPhase in kubelet_pods.go)."""
+    sidecars = {one["name"] for one in spec.get("initContainers") or () if is_sidecar(one)}
+    statuses = [
+        *lists["containerStatuses"],
+        *(one for one in lists["initContainerStatuses"] if one["name"] in sidecars),
+    ]
+    return any("waiting" in one["state"] and not one["lastState"] for one in statuses)
 
 
 def waiting_status(
@@ -151,6 +176,36 @@ def waiting_status(
         phase="Pending",
         reason=old.get("reason", "") if old.get("phase") == "Pending" else "",
         message=old.get("message", "") if old.get("phase") == "Pending" else "",
+        generation=_generation(pod, 0, old),
+        lists=lists,
+        network=False,
+        network_message="no pod sandbox exists",
+        initialized=False,
+        pod_ips=[],
+    )
+
+
+def ended_status(pod: Json, facts: StatusFacts, old: Json | None = None) -> Json:
+    """The last status of a Pod that goes: Failed, where it has not ended otherwise.
+
+    For one whose sandbox never was, or went without a last word: a kubelet as well lets no Pod
+    go that is not terminal, and Jobs count on that (TerminatePod of its status manager).
+    """
+    if old is None:
+        old = pod.get("status") or {}
+    if old.get("phase") in TERMINAL:
+        return _ordered(old)
+    if old.get("phase") != "Running":
+        old = waiting_status(pod, facts, old=old)
+    lists = {name: list(old.get(name) or ()) for _, name in _LISTS}
+    terminate(pod, lists)
+    return _assemble(
+        pod,
+        old,
+        facts,
+        phase="Failed",
+        reason=old.get("reason", ""),
+        message=old.get("message", ""),
         generation=_generation(pod, 0, old),
         lists=lists,
         network=False,
@@ -232,23 +287,9 @@ def lost_status(
         initialized=was_initialized,
         pod_ips=[],
     )
-    others = [one for one in result["conditions"] if one["type"] != "DisruptionTarget"]
-    before = next(
-        (one for one in old.get("conditions") or () if one["type"] == "DisruptionTarget"), None
+    result["conditions"] = disrupted(
+        result["conditions"], ("True", "TerminationByKubelet", message), generation, facts.now
     )
-    # Somebody else's reason for the disruption is the earlier cause: it stays.
-    disruption = (
-        before
-        if before is not None and before.get("status") == "True"
-        else condition(
-            "DisruptionTarget",
-            ("True", "TerminationByKubelet", message),
-            before,
-            generation,
-            facts.now,
-        )
-    )
-    result["conditions"] = [disruption, *others]
     return result
 
 
@@ -283,7 +324,9 @@ def _assemble(
     network_message: str,
     initialized: bool,
     pod_ips: list[str],
+    sandbox: status_pb2.Sandbox | None = None,
 ) -> Json:
+    """`pod` is the one with the resources that are set aside."""
     result: Json = {name: value for name, value in old.items() if name not in _OWNED}
     if generation:
         result["observedGeneration"] = generation
@@ -299,6 +342,7 @@ def _assemble(
         initialized=initialized,
         containers=lists["containerStatuses"],
         init_containers=lists["initContainerStatuses"],
+        sandbox=sandbox,
     )
     if message:
         result["message"] = message
@@ -319,12 +363,7 @@ def _assemble(
         if statuses:
             result[name] = statuses
     result["qosClass"] = qos_class(pod)
-    requests, limits = pod_requests(pod), pod_limits(pod)
-    if requests:
-        result["allocatedResources"] = requests
-    result["resources"] = {
-        name: amounts for name, amounts in (("limits", limits), ("requests", requests)) if amounts
-    }
+    result.update(pod_resources(pod, sandbox, running=phase == "Running"))
     return _ordered(result)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from vknode.pool.v1 import spec_pb2
 from vknode.translate.downward import UnsupportedFieldError, metadata_field, resource_field
-from vknode.translate.facts import Json, Missing, NodeFacts, Resolved
+from vknode.translate.facts import CertificateNeed, Json, Missing, NodeFacts, Resolved
 from vknode.translate.lookup import (
     Kind,
     MissingReference,
@@ -17,9 +17,10 @@ from vknode.translate.lookup import (
     find,
     secret_bytes,
 )
-from vknode.translate.needs import token_need
+from vknode.translate.needs import certificate_need, token_need
 from vknode.translate.paths import all_containers, mounted_volumes
 from vknode.translate.security import run_as_user
+from vknode.translate.trust import trust_need
 
 _DEFAULT_MODE = 0o644
 # What a kubelet adds for the group in a read-only volume when there is an fsGroup
@@ -66,16 +67,20 @@ class _Content:
 
 
 def volumes(
-    pod: Json, resolved: Resolved, node: NodeFacts
+    pod: Json, resolved: Resolved, node: NodeFacts, *, runs: bool = False
 ) -> list[spec_pb2.Volume] | VolumeNotReady:
-    """All volumes that are mounted, in order, or the first whose content is missing."""
+    """All volumes that are mounted, in order, or the first whose content is missing. Where the
+    Pod `runs` those are kept as they are, as a kubelet does."""
     found = []
     for volume in mounted_volumes(pod):
         try:
             found.append(_volume(pod, volume, resolved, node))
         except (MissingReference, UnsupportedFieldError) as error:
             name = volume["name"]
-            return VolumeNotReady(name, f'MountVolume.SetUp failed for volume "{name}" : {error}')
+            message = f'MountVolume.SetUp failed for volume "{name}" : {error}'
+            if not runs:
+                return VolumeNotReady(name, message)
+            found.append(spec_pb2.Volume(name=name, keep=spec_pb2.KeptVolume(reason=message)))
     return found
 
 
@@ -84,6 +89,7 @@ def _volume(pod: Json, volume: Json, resolved: Resolved, node: NodeFacts) -> spe
     if volume.get("hostPath") is not None:
         result.host_path.path = volume["hostPath"]["path"]
         result.host_path.type = volume["hostPath"].get("type") or ""
+        result.host_path.within[:] = node.host_paths
     elif volume.get("image") is not None:
         result.image.reference = volume["image"].get("reference") or ""
         result.image.pull_policy = pull_policy(volume["image"].get("pullPolicy"))
@@ -96,7 +102,7 @@ def _volume(pod: Json, volume: Json, resolved: Resolved, node: NodeFacts) -> spe
         _downward(content, pod, volume["downwardAPI"], node)
         _files(result, content)
     elif volume.get("projected") is not None:
-        _files(result, _projected(pod, volume["projected"], resolved, node))
+        _files(result, _projected(pod, volume, resolved, node))
     else:
         # A volume without a source is an emptyDir to the API server as well.
         source = volume.get("emptyDir") or {}
@@ -161,9 +167,10 @@ def _downward(content: _Content, pod: Json, source: Json, node: NodeFacts) -> No
 
 
 def _projected(pod: Json, volume: Json, resolved: Resolved, node: NodeFacts) -> _Content:
-    content = _content(pod, volume)
+    projected = volume["projected"]
+    content = _content(pod, projected)
     problems: list[str] = []
-    for source in volume.get("sources") or ():
+    for index, source in enumerate(projected.get("sources") or ()):
         try:
             if source.get("configMap") is not None:
                 _add_object(content, source["configMap"], "configmap", resolved)
@@ -173,6 +180,12 @@ def _projected(pod: Json, volume: Json, resolved: Resolved, node: NodeFacts) -> 
                 _downward(content, pod, source["downwardAPI"], node)
             elif source.get("serviceAccountToken") is not None:
                 _token(content, pod, source["serviceAccountToken"], resolved)
+            elif source.get("clusterTrustBundle") is not None:
+                _trust(content, pod, source["clusterTrustBundle"], resolved)
+            elif source.get("podCertificate") is not None:
+                certificate = source["podCertificate"]
+                need = certificate_need(pod, volume["name"], index, certificate)
+                _certificate(content, pod, certificate, need, resolved)
         except (MissingReference, UnsupportedFieldError) as error:
             problems.append(str(error))
     if problems:
@@ -189,14 +202,47 @@ def _token(content: _Content, pod: Json, source: Json, resolved: Resolved) -> No
     token = resolved.tokens[need]
     if isinstance(token, Missing):
         raise MissingReference(token.message)
+    content.sensitive = True
+    _add_private(content, pod, source, source["path"], token)
+
+
+def _trust(content: _Content, pod: Json, source: Json, resolved: Resolved) -> None:
+    need = trust_need(source)
+    if need not in resolved.trust:
+        raise LookupError(f"trust bundle {need.name or need.signer!r} was not looked up")
+    bundle = resolved.trust[need]
+    if isinstance(bundle, Missing):
+        raise MissingReference(bundle.message)
+    _add_private(content, pod, source, source["path"], bundle)
+
+
+def _certificate(
+    content: _Content, pod: Json, source: Json, need: CertificateNeed, resolved: Resolved
+) -> None:
+    if need not in resolved.certificates:
+        raise LookupError(f"a certificate of {need.signer!r} is needed but was not requested")
+    found = resolved.certificates[need]
+    if isinstance(found, Missing):
+        raise MissingReference(found.message)
+    content.sensitive = True
+    for name, text in (
+        ("credentialBundlePath", found.key + found.chain),
+        ("keyPath", found.key),
+        ("certificateChainPath", found.chain),
+    ):
+        if source.get(name):
+            _add_private(content, pod, source, source[name], text)
+
+
+def _add_private(content: _Content, pod: Json, source: Json, path: str, text: str) -> None:
+    """A file that is its user's alone, where it has one."""
     user: Any = source.get("user")
     if user is None:
         user = content.default_user
     if user is None:
         user = _common_user(pod)
     mode = _TOKEN_MODE if user is not None or content.fs_group else None
-    content.sensitive = True
-    content.add(_clean(source["path"]), token.encode(), mode, user)
+    content.add(_clean(path), text.encode(), mode, user)
 
 
 def _common_user(pod: Json) -> int | None:

@@ -28,11 +28,13 @@ def cache_root(environment: Mapping[str, str]) -> Path:
 
 
 def content_key(go_version: str, flags: tuple[str, ...], module: Path = GOMODULE) -> str:
-    """The key of a build: the module's requirements and sums, the flags, the compiler."""
+    """The key of a build: the module's requirements and sums and its own sources, if it has
+    any, the flags, the compiler."""
     digest = hashlib.sha256()
     for part in (
         (module / "go.mod").read_bytes(),
         (module / "go.sum").read_bytes(),
+        *(source.read_bytes() for source in sorted(module.rglob("*.go"))),
         "\0".join(flags).encode(),
         go_version.encode(),
         go_architecture().encode(),

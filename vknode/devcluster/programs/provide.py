@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from vknode.devcluster.programs import cache, debian, download, gobuild
 from vknode.devcluster.programs.catalog import (
     CONTAINERD,
     CONTROL_PLANE,
+    GOMODULE,
     Origin,
     Program,
     ProgramsMissing,
@@ -38,7 +39,11 @@ def locate(names: Iterable[str], environment: Mapping[str, str] | None = None) -
     return search(
         [catalog()[name] for name in names],
         environment=env,
-        cache_folders=[_build_folder(env), root / cache.download_key(), _wheel_folder(root)],
+        cache_folders=[
+            *(build_folder(env, module) for module in _modules(catalog().values())),
+            root / cache.download_key(),
+            _wheel_folder(root),
+        ],
     )
 
 
@@ -91,7 +96,8 @@ def provide(
         if by_origin[Origin.WHEEL]:
             jobs.append(pool.submit(_wheel, cache.cache_root(env), out))
         if by_origin[Origin.GO]:
-            _go(by_origin[Origin.GO], env, out, allow_download, problems)
+            for module, group in _modules(by_origin[Origin.GO]).items():
+                _go(group, env, out, allow_download, problems, module)
         for job in jobs:
             try:
                 job.result()
@@ -105,9 +111,49 @@ def provide(
     return findings.found
 
 
-def _build_folder(env: Mapping[str, str]) -> Path:
-    key = cache.content_key(gobuild.go_version_for_key(env), gobuild.build_flags())
+def build_folder(env: Mapping[str, str], module: Path = GOMODULE, tags: str = "") -> Path:
+    """Where the cache keeps what is built from this Go module, as it is now."""
+    flags = gobuild.build_flags() + ((f"-tags={tags}",) if tags else ())
+    key = cache.content_key(gobuild.go_version_for_key(env), flags, module)
     return cache.cache_root(env) / key
+
+
+def _modules(programs: Iterable[Program]) -> dict[Path, list[Program]]:
+    """The Go programs among these by their modules, in the same order."""
+    modules: dict[Path, list[Program]] = {}
+    for program in programs:
+        if program.origin is Origin.GO:
+            modules.setdefault(program.module, []).append(program)
+    return modules
+
+
+def provide_from(
+    module: Path,
+    programs: Sequence[Program],
+    *,
+    environment: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Path]:
+    """The programs of another Go module, built with the control plane's flags into the same
+    cache unless they are there; all of them with the same tags. As safe in several processes as
+    `provide`.
+
+    Raises ProgramsMissing with the compiler's last lines, OSError for an unusable cache."""
+    env = os.environ if environment is None else environment
+    out = progress or Progress()
+    folder = build_folder(env, module, programs[0].tags)
+
+    def lacking() -> list[Program]:
+        return [program for program in programs if not (folder / program.name).is_file()]
+
+    if lacking():
+        with _filling(folder, out, "builds from the same Go module"):
+            rest = lacking()  # less what the process we waited for has made
+            if rest:
+                out.say(f"building {', '.join(p.name for p in rest)}; once, then cached")
+                go = gobuild.find_go(env, cache.cache_root(env), out)
+                gobuild.build(rest, go, folder, env, out, module)
+    return {program.name: folder / program.name for program in programs}
 
 
 def _wheel_folder(root: Path) -> Path:
@@ -143,22 +189,16 @@ def _go(
     out: Progress,
     allow_download: bool,
     problems: list[str],
+    module: Path,
 ) -> None:
-    """Download, then build, the Go programs; appends what went wrong to `problems`."""
+    """Download, then build, the programs of one Go module; appends what went wrong to
+    `problems`."""
     names = [program.name for program in programs]
-    folder = _build_folder(env)
-
-    mirror = folder / ".progress"
-
-    def waiting() -> None:
-        said = "it has just begun"
-        with contextlib.suppress(OSError):
-            said = mirror.read_text()
-        out.update(f"another process provides the control plane: {said}")
-
+    folder = build_folder(env, module)
+    # The download site has the control plane only.
+    allow_download = allow_download and module == GOMODULE
     try:
-        with cache.filling(folder, waiting):
-            out.mirror = mirror
+        with _filling(folder, out, f"provides {', '.join(names)}"):
             # What the process we waited for has made is not made again.
             found = locate(names, env).found
             rest = [program for program in programs if program.name not in found]
@@ -175,10 +215,27 @@ def _go(
                     "once, then cached"
                 )
                 go = gobuild.find_go(env, cache.cache_root(env), out)
-                gobuild.build(rest, go, folder, env, out)
+                gobuild.build(rest, go, folder, env, out, module)
     except (ProgramsMissing, OSError) as problem:
         problems.append(str(problem))
-    finally:
-        if out.mirror is not None:
+
+
+@contextlib.contextmanager
+def _filling(folder: Path, out: Progress, what: str) -> Iterator[None]:
+    """Hold the sole right to fill `folder`, and show others there how far we are; while
+    another process has it, show what that one says."""
+    mirror = folder / ".progress"
+
+    def waiting() -> None:
+        said = "it has just begun"
+        with contextlib.suppress(OSError):
+            said = mirror.read_text()
+        out.update(f"another process {what}: {said}")
+
+    with cache.filling(folder, waiting):
+        out.mirror = mirror
+        try:
+            yield
+        finally:
             out.mirror = None
             mirror.unlink(missing_ok=True)

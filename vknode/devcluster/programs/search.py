@@ -17,6 +17,7 @@ from pathlib import Path
 from vknode.devcluster.programs.catalog import (
     CNI_FOLDERS,
     CNI_PROGRAMS,
+    KUBECTL_SKEW,
     SYSTEM_FOLDERS,
     Origin,
     Program,
@@ -51,7 +52,7 @@ def version_of(path: Path) -> str | None:
 
 def fits(program: Program, version: str | None) -> bool:
     """Whether a program of this version may be used: exactly the pinned one, and for
-    kubectl one minor version more or less (Kubernetes' own skew policy)."""
+    kubectl `KUBECTL_SKEW` minor versions more or less."""
     if program.version is None:
         return True
     if version is None:
@@ -64,7 +65,7 @@ def fits(program: Program, version: str | None) -> bool:
         return int(major_text), int(minor_text)
 
     ours, theirs = minor(program.version), minor(version)
-    return ours[0] == theirs[0] and abs(ours[1] - theirs[1]) <= 1
+    return ours[0] == theirs[0] and abs(ours[1] - theirs[1]) <= KUBECTL_SKEW
 
 
 def search(

@@ -153,6 +153,11 @@ def _wrong(bench: Bench) -> list[tuple[str, spec_pb2.SandboxSpec]]:
     case("containers[0].mounts[0].volume").containers[0].mounts.add(volume="none", path="/data")
     volume = case("volumes[0].files.files[0].path").volumes.add(name="files")
     volume.files.files.add(path="../escape", content=b"")
+    file = case("containers[0].env[0].file.path").containers[0].env.add(name="A").file
+    file.volume, file.path, file.key = "scratch", "../escape", "A"
+    cases[-1][1].volumes.add(name="scratch").empty_dir.SetInParent()
+    resized = case("containers[0].resize_restarts[0]")
+    resized.containers[0].resize_restarts.append("gpu")
     return cases
 
 
@@ -181,4 +186,5 @@ async def stream_requests_checked(bench: Bench) -> None:
 @check("an update of an unknown sandbox is NOT_FOUND, deleting one is no error")
 async def unknown_sandbox(bench: Bench) -> None:
     await expect_failure(bench.client.update(bench.spec()), NOT_FOUND)
-    expect(not await bench.client.delete(str(uuid.uuid4()), 0), "`found` is true for nothing")
+    answer = await bench.client.delete(str(uuid.uuid4()), 0)
+    expect(not answer.found, "`found` is true for nothing")

@@ -57,6 +57,16 @@ def _files(spec: spec_pb2.SandboxSpec, name: str, **content: bytes) -> spec_pb2.
     return volume
 
 
+async def _until_it_says(
+    bench: Bench, spec: spec_pb2.SandboxSpec, path: str, content: bytes
+) -> None:
+    deadline = time.monotonic() + 15
+    while (output := (await bench.exec(spec, ["cat", path]))[1]) != content:
+        if time.monotonic() > deadline:
+            raise CheckFailed(f"15 s after the update {path} still says {output!r}")
+        await asyncio.sleep(0.1)  # nothing tells when the container sees it
+
+
 @check("6 MiB of volume files arrive byte for byte")
 async def big_volumes(bench: Bench) -> None:
     spec = bench.spec()
@@ -80,14 +90,61 @@ async def volume_refresh(bench: Bench) -> None:
     volume.files.files[0].content = b"two"
     spec.generation = 2
     await bench.client.update(spec)
-    deadline = time.monotonic() + 15
-    while output != b"two":
-        if time.monotonic() > deadline:
-            raise CheckFailed(f"15 s after the update the file still says {output!r}")
-        await asyncio.sleep(0.1)  # nothing tells when the container sees it
-        _, output, _ = await bench.exec(spec, ["cat", "/config/key"])
+    await _until_it_says(bench, spec, "/config/key", b"two")
     now = bench.observer.latest[spec.uid]
     expect_equal(now.containers[0].container_id, before.containers[0].container_id, "container")
+
+
+@check("a volume that an update keeps stays as it was, and the others are refreshed")
+async def kept_volume(bench: Bench) -> None:
+    spec = bench.spec()
+    for name in ("gone", "token"):
+        _files(spec, name, key=b"one")
+    await bench.running(spec)
+    spec.volumes[0].keep.reason = 'secret "gone" not found'
+    spec.volumes[1].files.files[0].content = b"two"
+    spec.generation = 2
+    _, kept = await bench.client.update(spec)
+    expect_equal(kept, [], "`kept`: a volume that asks for it is no difference")
+    await _until_it_says(bench, spec, "/token/key", b"two")
+    code, output, _ = await bench.exec(spec, ["cat", "/gone/key"])
+    expect_equal((code, output), (0, b"one"), "what was kept")
+
+
+@check("a newer environment counts at the container's next start, and restarts nothing")
+async def environment_refresh(bench: Bench) -> None:
+    spec = bench.spec(["sh", "-c", "echo word=$WORD; sleep 3; exit 7"])
+    variable = spec.containers[0].env.add(name="WORD", value="one")
+    await bench.running(spec)
+    variable.value = "two"  # of a ConfigMap, which raises no generation
+    answer, kept = await bench.client.update(spec)
+    expect_equal(kept, [], "`kept`")
+    before = answer.containers[0].restart_count
+    sandbox = await bench.wait(
+        spec,
+        lambda s: (
+            s.containers[0].restart_count > before and s.containers[0].state.HasField("running")
+        ),
+        "started again",
+    )
+    last = sandbox.containers[0].last_termination.terminated
+    expect_equal(last.exit_code, 7, "exit code of the instance that ran during the update")
+    await bench.says(spec, "word=two")
+
+
+@check("a resize without room holds up nothing else of its update")
+async def resize_pending_beside(bench: Bench) -> None:
+    spec = bench.spec()
+    spec.containers[0].resources.requests["cpu"] = "10m"
+    volume = _files(spec, "config", key=b"one")
+    await bench.running(spec)
+    spec.containers[0].resources.requests["cpu"] = "1000000"
+    volume.files.files[0].content = b"two"
+    spec.generation = 2
+    await bench.client.update(spec)
+    await _until_it_says(bench, spec, "/config/key", b"two")
+    sandbox = await bench.wait(spec, lambda s: s.resize.pending_reason, "pending")
+    expect_equal(sandbox.containers[0].allocated.requests["cpu"], "10m", "allocated cpu")
 
 
 @check("ListStats tells each container's usage, and can be narrowed")

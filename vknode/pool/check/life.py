@@ -16,7 +16,7 @@ from vknode.pool.check.suite import (
     expect_equal,
     expect_failure,
 )
-from vknode.pool.errors import NOT_FOUND, REFUSED, UNSUPPORTED_FIELD
+from vknode.pool.errors import NOT_FOUND, REFUSED
 from vknode.pool.v1 import spec_pb2, status_pb2
 
 SUCCEEDED = status_pb2.SANDBOX_STATE_SUCCEEDED
@@ -224,14 +224,17 @@ async def delete_ends(bench: Bench) -> None:
     spec = bench.spec(grace=60)
     await bench.running(spec)
     await bench.says(spec, "ready")  # until its trap is set the kernel drops the signal
-    expect(await bench.client.delete(spec.uid), "`found` is false for a running sandbox")
+    expect((await bench.client.delete(spec.uid)).found, "`found` is false for a running sandbox")
     await bench.gone(spec, 30)  # far below the grace: the container ends on SIGTERM
     last = bench.observer.gone[spec.uid]
     end = last.containers[0].state.terminated
     expect(last.containers[0].state.HasField("terminated"), f"gone as: {describe(last)}")
     expect_equal(end.exit_code, 0, "exit code after SIGTERM")
     expect(last.deleting, "`deleting` is not set in the gone entry")
-    expect(not await bench.client.delete(spec.uid), "`found` is true after the end")
+    answer = await bench.client.delete(spec.uid)
+    expect(not answer.found, "`found` is true after the end")
+    if answer.last is not None:
+        expect_equal(describe(answer.last), describe(last), "`last` in the answer after the end")
     expect_equal(bench.observer.gone_count[spec.uid], 1, "number of gone entries")
     await expect_failure(bench.logs(spec), NOT_FOUND)
 
@@ -271,7 +274,8 @@ async def delete_while_starting(bench: Bench) -> None:
     specs = [bench.spec(grace=1) for _ in range(4)]
     for spec in specs:
         await bench.create(spec)
-        expect(await bench.client.delete(spec.uid), "`found` is false right after the creation")
+        answer = await bench.client.delete(spec.uid)
+        expect(answer.found, "`found` is false right after the creation")
     for spec in specs:
         await bench.gone(spec, 60)
 
@@ -286,18 +290,37 @@ async def stale_update(bench: Bench) -> None:
     old.generation = 4
     old.labels["stale"] = "true"
     try:
-        sandbox = await bench.client.update(old)
+        sandbox, _ = await bench.client.update(old)
         expect_equal(sandbox.observed_generation, 5, "observed_generation")
     except Exception as error:  # refusing it is as good; anything else is not
         expect(getattr(error, "kind", None) == REFUSED, f"unexpected failure: {error}")
 
 
-@check("a change that needs another container is refused, not ignored")
-async def impossible_update(bench: Bench) -> None:
+@check("what is settled at the creation stays, is named, and holds no update up")
+async def settled(bench: Bench) -> None:
     spec = bench.spec()
+    spec.volumes.add(name="scratch").empty_dir.SetInParent()
+    spec.containers[0].mounts.add(volume="scratch", path="/scratch")
     before = await bench.running(spec)
     spec.containers[0].command[:] = ["sleep", "1000"]
+    spec.runtime_handler = "no-such-handler"
+    spec.network.dns.servers[:] = ["192.0.2.53"]
+    # And what CreateSandbox would refuse.
+    spec.tenant = ""
+    spec.network.hostname = "x" * 64
+    spec.volumes[0].ClearField("empty_dir")  # as a source that only a newer agent knows
     spec.generation = 2
-    await expect_failure(bench.client.update(spec), REFUSED, UNSUPPORTED_FIELD)
+    sandbox, kept = await bench.client.update(spec)
+    expect_equal(sandbox.observed_generation, 2, "observed_generation")
+    for path in (
+        "containers[0].command",
+        "runtime_handler",
+        "network.dns",
+        "tenant",
+        "network.hostname",
+        "volumes[0]",
+    ):
+        named = any(one.startswith(path) or path.startswith(one) for one in kept)
+        expect(named, f"`kept` lacks {path}: {kept}")
     sandbox = bench.observer.latest[spec.uid]
     expect_equal(sandbox.containers[0].container_id, before.containers[0].container_id, "container")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import grpc.aio
 
-from vknode.pool.check import basics, content, life, streams, watching
+from vknode.pool.check import basics, content, health, life, streams, watching
 from vknode.pool.check.observer import Observer
 from vknode.pool.check.suite import CHECKS, Bench, Check, CheckFailed, CheckSkipped, Settings
 from vknode.pool.client import PoolClient
@@ -19,7 +19,7 @@ from vknode.pool.errors import PoolFailure, from_rpc_error
 from vknode.pool.v1 import cell_pb2
 
 # Importing a module registers its checks, in this order.
-_MODULES = (basics, watching, life, content, streams)
+_MODULES = (basics, watching, life, health, content, streams)
 
 _ANSWER_SECONDS = 5.0
 

@@ -275,7 +275,7 @@ class Bench:
         left = []
         for uid in self.uids:
             try:
-                found = await self.client.delete(uid, 0, "pool-check")
+                found = (await self.client.delete(uid, 0, "pool-check")).found
                 if found and uid not in self.observer.gone:
                     await self.observer.wait_gone(uid, self.settings.timeout)
             except (PoolFailure, TimeoutError):

@@ -10,92 +10,37 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from vknode.pool.engine import steps, support, wording
+from vknode.pool.engine import images, resizing, steps, updates, wording
 from vknode.pool.engine.backoff import SECOND
-from vknode.pool.engine.container import ContainerRecord, ImageStage, Stage
-from vknode.pool.engine.facts import OpTarget, SandboxFacts, SandboxStage
+from vknode.pool.engine.container import (
+    ContainerRecord,
+    HookRun,
+    HookStage,
+    Kill,
+    Role,
+    Stage,
+)
+from vknode.pool.engine.facts import OpTarget, SandboxFacts, SandboxStage, failing
 from vknode.pool.engine.inventory import observe
-from vknode.pool.runtimes.facts import ContainerExit, ContainerExited, SandboxDied
+from vknode.pool.engine.probes import Probes
+from vknode.pool.engine.probing import probed
+from vknode.pool.runtimes.facts import (
+    ContainerExit,
+    ContainerExited,
+    SandboxDied,
+    SandboxOverLimit,
+)
 from vknode.pool.v1 import spec_pb2, status_pb2
 
 # The failure of a start that left an ended instance, as containerd does.
 _START_REASONS = frozenset({"RunContainerError", "StartError", "ContainerCannotRun"})
 _START_EXIT_CODE = 128
-# ErrImagePull is shown this long before it reads ImagePullBackOff.
-_PULL_ERROR_SHOWN = 2 * SECOND
-_NEVER_PULL_RETRY = 10 * SECOND
 
 
 def absorb(facts: SandboxFacts, event: steps.Event) -> None:
     handler = _HANDLERS.get(type(event))
     if handler is not None:
         handler(facts, event)
-
-
-def _image_ready(facts: SandboxFacts, event: steps.ImageReady) -> None:
-    record = _image_record(facts, event.op)
-    if record is None:
-        return
-    work, image = record.work, event.image
-    if work.stage is ImageStage.PULLING:
-        began = event.began or work.asked_at
-        text = wording.image_pulled(
-            record.spec.image, facts.now - began, facts.now - work.asked_at, image.size
-        )
-    else:
-        text = wording.image_present(record.spec.image)
-    facts.event("Pulled", text, container=record.name)
-    if work.reason:
-        facts.touch()
-    work.stage, work.op, work.image = ImageStage.READY, 0, image
-    work.reason = work.message = ""
-    work.retry_at = work.backs_off_at = None
-
-
-def _image_failed(facts: SandboxFacts, record: ContainerRecord, event: steps.Failed) -> None:
-    work, name, now = record.work, record.name, facts.now
-    if event.away:
-        work.drop()
-        facts.hold_still()
-        return
-    looking = work.stage is ImageStage.LOOKING
-    policy = record.spec.image_pull_policy
-    if looking and event.reason == wording.ERR_IMAGE_NEVER_PULL:
-        if policy != spec_pb2.IMAGE_PULL_POLICY_NEVER:
-            pull(facts, record)
-            return
-        quiet = work.reason == event.reason
-        work.retry_at = now + _NEVER_PULL_RETRY
-        if not quiet:
-            facts.event(event.reason, event.message, warning=True, container=name)
-    elif event.reason == "InvalidImageName":
-        quiet, work.retry_at = False, None
-        facts.event("InspectFailed", event.message, warning=True, container=name)
-    else:
-        quiet = False
-        work.retry_at = work.backoff.failed(now)
-        work.backs_off_at = min(now + _PULL_ERROR_SHOWN, work.retry_at)
-        text = f"Failed to pull image {wording.quoted(record.spec.image)}: {event.message}"
-        facts.event("Failed", text, warning=True, container=name)
-    if not quiet:
-        facts.event("Failed", f"Error: {event.reason}", warning=True, container=name)
-    work.stage, work.op = ImageStage.FAILED, 0
-    work.reason, work.message = event.reason, event.message
-    facts.touch()
-
-
-def pull(facts: SandboxFacts, record: ContainerRecord) -> None:
-    """Ask for the image itself; with policy ALWAYS even where one is present."""
-    work = record.work
-    facts.event(
-        "Pulling", f"Pulling image {wording.quoted(record.spec.image)}", container=record.name
-    )
-    work.stage = ImageStage.PULLING
-    work.asked_at = facts.now
-    work.op = facts.new_op("image", record.name)
-    facts.act(
-        steps.EnsureImage(work.op, record.name, record.spec.image, record.spec.image_pull_policy)
-    )
 
 
 def _sandbox_ready(facts: SandboxFacts, event: steps.SandboxReady) -> None:
@@ -143,17 +88,25 @@ def _started(facts: SandboxFacts, event: steps.Started) -> None:
     record.ref, record.started_at = started.ref, started.started_at or facts.now
     record.user = started.user
     record.known_at = facts.now
-    record.image = record.work.image
+    record.image = record.starting
     record.ran_in_this_sandbox = True
     record.clear_waiting()
     record.retry.reset()
+    facts.killed(record)
+    record.probes = Probes.of(record.spec)
     facts.event("Created", "Container created", container=record.name)
     facts.event("Started", "Container started", container=record.name)
     if first:
         facts.first_started_at = facts.now
     if not facts.persisted.ran and facts.spec.restart_policy == spec_pb2.RESTART_POLICY_NEVER:
         facts.persist(ran=True)
-    main_has_started(facts, record)
+    if record.starting_reference != record.spec.image and record.role in (Role.MAIN, Role.SIDECAR):
+        # The image was changed while it was being started.
+        facts.kill(record, updates.changed(facts, record))
+    if record.spec.HasField("post_start"):
+        record.post_start.stage = HookStage.WANTED
+    else:
+        has_come_up(facts, record)
     if record.ended_before is not None and record.ended_before.ref is not None:
         facts.garbage.append(record.ended_before.ref)
         record.ended_before = None
@@ -163,8 +116,15 @@ def _started(facts: SandboxFacts, event: steps.Started) -> None:
         facts.exited(record, early.exit)
 
 
+def has_come_up(facts: SandboxFacts, record: ContainerRecord) -> None:
+    """It runs, and its post-start hook, if there is one, is done."""
+    record.probes.begin(record.started_at, facts.now)
+    main_has_started(facts, record)
+    facts.touch()
+
+
 def main_has_started(facts: SandboxFacts, record: ContainerRecord) -> None:
-    if record.init:
+    if record.role is not Role.MAIN:
         return
     facts.move_to(status_pb2.SANDBOX_STATE_RUNNING)
     if not facts.all_started_at and all(
@@ -184,7 +144,7 @@ def _start_failed(facts: SandboxFacts, record: ContainerRecord, event: steps.Fai
     name = record.name
     if event.reason in _START_REASONS:
         facts.event("Created", "Container created", container=name)
-        record.image = record.work.image
+        record.image = record.starting
         record.ref, record.started_at = None, 0
         record.ran_in_this_sandbox = True
         facts.exited(
@@ -210,9 +170,7 @@ def _failed(facts: SandboxFacts, event: steps.Failed) -> None:
     if target is None:
         return
     if target.kind == "image":
-        record = _image_record(facts, event.op)
-        if record is not None:
-            _image_failed(facts, record, event)
+        images.failed(facts, event)
     elif target.kind == "start":
         record = _start_record(facts, event.op)
         if record is not None:
@@ -242,6 +200,18 @@ def _other_failed(facts: SandboxFacts, event: steps.Failed, target: OpTarget) ->
             else:  # it stays behind; the next number is free
                 record.stage = Stage.IDLE
                 record.attempt += 1
+    elif kind == "garbage":
+        facts.garbage.append(facts.collecting.pop(event.op))
+        facts.collect_at = now + 10 * SECOND
+    elif kind in ("post_start", "pre_stop"):
+        _hook_failed(facts, event, target)
+    elif kind == "resize":
+        resizing.resize_failed(facts, event.op, target.container, event.message)
+    elif kind == "probe":
+        record = facts.containers[target.container]
+        state = record.probes.find(event.op)
+        if state is not None:  # nobody knows; it is asked again when its time comes
+            state.op = 0
     elif kind == "update":
         facts.update_op = 0
         facts.update_sent = None
@@ -253,6 +223,29 @@ def _other_failed(facts: SandboxFacts, event: steps.Failed, target: OpTarget) ->
     elif facts.sandbox_op == event.op:
         facts.sandbox_op = 0
         _sandbox_call_failed(facts, event, kind)
+
+
+def _hook_failed(facts: SandboxFacts, event: steps.Failed, target: OpTarget) -> None:
+    """The text may hold secrets of what was called: it goes to the status, as a kubelet
+    does it, and not into an event."""
+    record = facts.containers[target.container]
+    hook = record.post_start if target.kind == "post_start" else record.pre_stop
+    if hook.op != event.op:
+        return
+    hook.done()
+    if target.kind == "pre_stop":
+        if not event.away:
+            facts.event(
+                "FailedPreStopHook", "PreStopHook failed", warning=True, container=record.name
+            )
+        return
+    if event.away:
+        # It may have been run: not a second time, as when a pool comes back.
+        has_come_up(facts, record)
+        return
+    facts.event("FailedPostStartHook", "PostStartHook failed", warning=True, container=record.name)
+    record.post_start_error = event.message
+    facts.kill(record, Kill("FailedPostStartHook", facts.grace, restart=False))
 
 
 def _sandbox_call_failed(facts: SandboxFacts, event: steps.Failed, kind: str) -> None:
@@ -292,6 +285,17 @@ def _done(facts: SandboxFacts, event: steps.Done) -> None:
         if record.op == event.op:
             record.op = 0
             record.stage = Stage.IDLE
+    elif kind == "garbage":
+        facts.collecting.pop(event.op)
+    elif kind in ("post_start", "pre_stop"):
+        record = facts.containers[target.container]
+        hook: HookRun = record.post_start if kind == "post_start" else record.pre_stop
+        if hook.op == event.op:
+            hook.done()
+            if kind == "post_start":
+                has_come_up(facts, record)
+    elif kind == "resize":
+        resizing.resized(facts, event.op, target.container)
     elif kind == "update" and facts.update_op == event.op:
         facts.update_op = 0
         if facts.update_sent is facts.spec:
@@ -343,7 +347,7 @@ def _container_exited(facts: SandboxFacts, event: ContainerExited) -> None:
     elif record.stage is Stage.UNSURE:
         # So it had been started after all.
         record.ref = event.ref
-        record.image = record.work.image
+        record.image = record.starting
         record.ran_in_this_sandbox = True
         facts.exited(record, event.exit)
         main_has_started(facts, record)
@@ -368,37 +372,25 @@ def _delete(facts: SandboxFacts, event: steps.Delete) -> None:
     facts.touch()
 
 
-def _update(facts: SandboxFacts, event: steps.Update) -> None:
-    old, new = facts.spec, event.spec
-    facts.spec = new
-    if facts.update_from is None and support.reaches_runtime(old, new):
-        facts.update_from = old
-    for group in (new.init_containers, new.containers):
-        for container in group:
-            record = facts.containers[container.name]
-            changed_image = record.spec.image != container.image
-            record.spec = container
-            record.held = False
-            if changed_image:
-                facts.drop_image_work(record)
-                record.work.again()
-                record.crash_loop.reset()
-                record.clear_waiting()
-                record.retry_at = None
-                if record.stage is Stage.RUNNING and not record.init:
-                    record.forced = True
-            elif record.stage is Stage.IDLE and record.waiting_reason == wording.CONFIG_ERROR:
-                record.clear_waiting()
-                record.retry_at = None
-    facts.touch()
+def _over_limit(facts: SandboxFacts, event: SandboxOverLimit) -> None:
+    """Evicted, as a kubelet does it: almost at once."""
+    if _fail_early(facts, wording.EVICTED, event.message, SECOND):
+        facts.event(wording.EVICTED, event.message, warning=True)
 
 
-def _image_record(facts: SandboxFacts, op: int) -> ContainerRecord | None:
-    target = facts.ops.pop(op, None)
-    if target is None or target.kind != "image":
-        return None
-    record = facts.containers[target.container]
-    return record if record.work.op == op else None
+def _drained(facts: SandboxFacts, event: steps.Drained) -> None:
+    _fail_early(facts, wording.TERMINATED, wording.DRAINED_MESSAGE, facts.grace)
+
+
+def _fail_early(facts: SandboxFacts, reason: str, message: str, grace: int) -> bool:
+    """False where its end is decided already."""
+    if facts.ending is not None or facts.deleting or facts.terminal:
+        return False
+    facts.persist(
+        failing_deadline=facts.now + grace, failing_reason=reason, failing_message=message
+    )
+    facts.ending = failing(facts.persisted)
+    return True
 
 
 def _start_record(facts: SandboxFacts, op: int) -> ContainerRecord | None:
@@ -418,14 +410,14 @@ def _observed(facts: SandboxFacts, event: steps.Observed) -> None:
     known = facts.all_started_at
     if observe(facts, event.sandbox, event.as_of):
         for record in facts.mains:
-            if record.ended is not None or record.stage is Stage.RUNNING:
+            if record.ended is not None or record.running:
                 main_has_started(facts, record)
     if facts.all_started_at != known:
         facts.all_started_at = max(c.started_at for c in facts.mains) or facts.now
 
 
 _HANDLERS: dict[type, Callable[[SandboxFacts, Any], None]] = {
-    steps.ImageReady: _image_ready,
+    steps.ImageReady: images.ready,
     steps.SandboxReady: _sandbox_ready,
     steps.Started: _started,
     steps.Failed: _failed,
@@ -434,7 +426,11 @@ _HANDLERS: dict[type, Callable[[SandboxFacts, Any], None]] = {
     steps.RuntimeLost: _lost,
     steps.Observed: _observed,
     steps.Delete: _delete,
-    steps.Update: _update,
+    steps.Update: updates.update,
+    steps.Reconsidered: updates.reconsidered,
+    steps.Probed: probed,
     ContainerExited: _container_exited,
     SandboxDied: _died,
+    SandboxOverLimit: _over_limit,
+    steps.Drained: _drained,
 }

@@ -1,4 +1,4 @@
-"""What a machine knows of one container, and how that reads as a ContainerStatus.
+"""What a machine knows of one container.
 
 | stage    | meaning                                                | `attempt` is          |
 |----------|--------------------------------------------------------|-----------------------|
@@ -15,12 +15,23 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-from vknode.pool.engine import wording
+from vknode.pool.engine import policy, wording
 from vknode.pool.engine.backoff import CrashLoop, ImageBackoff, Retry
+from vknode.pool.engine.probe_counts import ProbeCounts
+from vknode.pool.engine.probes import Kind, Probes
 from vknode.pool.runtimes.facts import ContainerExit, ContainerExited, ContainerRef, Image
-from vknode.pool.v1 import spec_pb2, status_pb2
+from vknode.pool.v1 import spec_pb2
 
 KILLED_EXIT_CODE = 137
+
+
+class Role(enum.Enum):
+    """What a container is for; decides its turn and whether it is restarted."""
+
+    INIT = "init"  # runs to its end before the next one
+    SIDECAR = "sidecar"  # an init container that stays
+    MAIN = "main"
+    EPHEMERAL = "ephemeral"  # for debugging; never restarted, nobody waits for it
 
 
 class Stage(enum.Enum):
@@ -77,10 +88,40 @@ class Ended:
     ref: ContainerRef | None  # None: it failed to start and left nothing
 
 
+class HookStage(enum.Enum):
+    NONE = "none"  # there is none, or it is done
+    WANTED = "wanted"
+    RUNNING = "running"
+
+
+@dataclass(slots=True)
+class HookRun:
+    """A post-start or pre-stop hook of the running instance."""
+
+    stage: HookStage = HookStage.NONE
+    op: int = 0  # 0 while it only sleeps
+    until: int = 0  # the end of a sleep
+
+    def done(self) -> None:
+        self.stage, self.op, self.until = HookStage.NONE, 0, 0
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """The running instance is to end although the sandbox goes on."""
+
+    message: str  # of the event
+    grace: int  # nanoseconds
+    restart: bool  # run it again whatever its policy says of the exit code
+    # Counts for the back-off like a crash of the instance before, as a kubelet does it.
+    lenient_backoff: bool = False
+    hooks: bool = True
+
+
 @dataclass(slots=True)
 class ContainerRecord:
     spec: spec_pb2.Container
-    init: bool
+    role: Role
     stage: Stage = Stage.IDLE
     attempt: int = 0
     op: int = 0
@@ -90,17 +131,40 @@ class ContainerRecord:
     started_at: int = 0
     user: tuple[int, int, tuple[int, ...]] | None = None
     image: Image | None = None  # of the newest instance
+    # Of the start that is under way; the spec may change meanwhile.
+    starting: Image | None = None
+    starting_reference: str = ""
     ended: Ended | None = None
     ended_before: Ended | None = None
     # Came before the answer to the start.
     early_exit: ContainerExited | None = None
 
+    probes: Probes = field(default_factory=lambda: Probes(()))
+    # Over all instances; only of probes that have answered.
+    probe_counts: dict[Kind, ProbeCounts] = field(default_factory=dict)
+    post_start: HookRun = field(default_factory=HookRun)
+    # What its post-start hook said when it failed; shown once the instance has ended.
+    post_start_error: str = ""
+    pre_stop: HookRun = field(default_factory=HookRun)
+
     # Stopping the running instance.
+    kill: Kill | None = None
+    kill_deadline: int = 0
     stop_op: int = 0
     stop_deadline: int | None = None
+    stop_at_once: bool = False  # the grace was nothing: no hook, no least grace
     stop_retry_at: int | None = None
     # The runtime said that it has ended, but how is not known yet.
     stopped_at: int | None = None
+
+    # Resources of the running instance; None: not known. `in_force_pod` are those of the
+    # whole sandbox by which they were reckoned.
+    in_force: spec_pb2.Resources | None = None
+    in_force_pod: spec_pb2.Resources = field(default_factory=spec_pb2.Resources)
+    resize_op: int = 0
+    resize_sent: spec_pb2.Resources | None = None
+    resize_sent_pod: spec_pb2.Resources = field(default_factory=spec_pb2.Resources)
+    resize_retry_at: int | None = None
 
     # Why it does not run, where there is more to say than "not yet".
     waiting_reason: str = ""
@@ -108,9 +172,13 @@ class ContainerRecord:
     # No start before; None with `held` set: none until the spec changes.
     retry_at: int | None = None
     held: bool = False
-    # Restart whatever the policy says: its definition changed.
+    # Restart whatever the policy says: its definition changed, a probe failed.
     forced: bool = False
+    # The back-off counts from the end of the instance before the newest one.
+    lenient_backoff: bool = False
     ran_in_this_sandbox: bool = False
+    # An init container that the next one need not wait for any more.
+    passed: bool = False
 
     work: ImageWork = field(default_factory=ImageWork)
     crash_loop: CrashLoop = field(default_factory=CrashLoop)
@@ -121,9 +189,27 @@ class ContainerRecord:
         return self.spec.name
 
     @property
+    def init(self) -> bool:
+        """Listed under init containers."""
+        return self.role in (Role.INIT, Role.SIDECAR)
+
+    @property
     def live(self) -> bool:
         """Something of it runs or may run."""
         return self.stage in (Stage.STARTING, Stage.RUNNING, Stage.UNSURE, Stage.CLEARING)
+
+    @property
+    def running(self) -> bool:
+        """Runs, and its post-start hook is done: it counts as running for others."""
+        return self.stage is Stage.RUNNING and self.post_start.stage is HookStage.NONE
+
+    @property
+    def started(self) -> bool:
+        return self.running and self.probes.started
+
+    @property
+    def ready(self) -> bool:
+        return self.running and self.probes.ready
 
     @property
     def succeeded(self) -> bool:
@@ -133,25 +219,34 @@ class ContainerRecord:
         end = self.ended.exit
         return end.exit_code == 0 and not (self.init and end.reason == "OOMKilled")
 
-    def policy(self, spec: spec_pb2.SandboxSpec) -> spec_pb2.RestartPolicy.ValueType:
-        return self.spec.restart_policy or spec.restart_policy
-
     def restart_wanted(self, spec: spec_pb2.SandboxSpec) -> bool:
         """Whether an ended container is to run once more."""
-        if self.forced:
-            return True
-        policy = self.policy(spec)
-        if policy == spec_pb2.RESTART_POLICY_NEVER:
+        if self.role is Role.EPHEMERAL:
             return False
-        if policy == spec_pb2.RESTART_POLICY_ON_FAILURE or self.init:
-            return not self.succeeded
-        return True
+        if self.forced or self.role is Role.SIDECAR:
+            return True
+        if self.ended is None or (self.role is Role.INIT and self.succeeded):
+            return False
+        return policy.should_restart(
+            self.spec,
+            spec.restart_policy,
+            self.ended.exit.exit_code,
+            failed=not self.succeeded,
+        )
+
+    def asks_restart_of_all(self) -> bool:
+        """The newest instance has ended with a code for which all are to be restarted."""
+        return (
+            self.stage is Stage.EXITED
+            and self.ended is not None
+            and policy.asks_restart_of_all(self.spec, self.ended.exit.exit_code)
+        )
 
     def next_instance(self) -> None:
         """From EXITED to IDLE: the next one may be prepared."""
         self.stage = Stage.IDLE
         self.attempt += 1
-        self.forced = False
+        self.forced = self.lenient_backoff = False
         self.retry_at = None
         self.held = False
         self.clear_waiting()
@@ -171,68 +266,17 @@ class ContainerRecord:
         self.op = 0
         self.ref = None
         self.early_exit = None
-        self.stop_op = 0
+        self.probes = Probes(())
+        self.post_start.done()
+        self.pre_stop.done()
+        if self.kill is not None:
+            self.forced = self.forced or self.kill.restart
+            self.lenient_backoff = self.kill.lenient_backoff
+            self.kill = None
+        self.stop_op = self.resize_op = 0
         self.stop_deadline = self.stop_retry_at = self.stopped_at = None
-
-    def status(
-        self, spec: spec_pb2.SandboxSpec, scheme: str, *, reached: bool, initialized: bool
-    ) -> status_pb2.ContainerStatus:
-        """`reached`: its turn has come, so that its own trouble is worth telling."""
-        out = status_pb2.ContainerStatus(name=self.name)
-        image = self.image
-        if image is not None and (self.stage is Stage.RUNNING or self.ended is not None):
-            out.image, out.image_id = image.reference, image.id
-        else:
-            out.image = self.spec.image
-        if self.spec.HasField("resources"):
-            out.resources.CopyFrom(self.spec.resources)
-        if self.stage is Stage.RUNNING and self.ref is not None:
-            out.container_id = _id(self.ref, scheme)
-            out.restart_count = self.attempt
-            out.state.running.started_at.FromNanoseconds(self.started_at)
-            out.ready = out.started = True
-            if self.ended is not None:
-                _terminated(out.last_termination, self.ended, scheme)
-            if self.user is not None:
-                uid, gid, groups = self.user
-                out.user.uid, out.user.gid = uid, gid
-                out.user.supplemental_groups.extend(groups)
-            return out
-        reason, message = self._waiting(reached)
-        if self.ended is not None:
-            out.container_id = _id(self.ended.ref, scheme)
-            out.restart_count = self.ended.attempt
-            if reason:
-                out.state.waiting.reason, out.state.waiting.message = reason, message
-                _terminated(out.last_termination, self.ended, scheme)
-            else:
-                _terminated(out.state, self.ended, scheme)
-                if self.ended_before is not None:
-                    _terminated(out.last_termination, self.ended_before, scheme)
-                # An init container that has done its work counts as ready.
-                out.ready = self.init and self.succeeded
-            return out
-        if self.init and initialized:
-            # Its instance was collected while the pool was away; see _waiting's source.
-            out.state.terminated.reason = "Completed"
-            out.state.terminated.message = wording.INIT_UNKNOWN_MESSAGE
-            out.ready = True
-            return out
-        if not reason:
-            reason = (
-                wording.POD_INITIALIZING if spec.init_containers else wording.CONTAINER_CREATING
-            )
-        out.state.waiting.reason, out.state.waiting.message = reason, message
-        return out
-
-    def _waiting(self, reached: bool) -> tuple[str, str]:
-        if self.waiting_reason:
-            return self.waiting_reason, self.waiting_message
-        if not reached or self.stage is not Stage.IDLE:
-            return "", ""
-        if self.spec.config_error:
-            return wording.CONFIG_ERROR, self.spec.config_error
-        return self.work.reason, self.work.message
+        self.stop_at_once = False
+        self.in_force = self.resize_sent = self.resize_retry_at = None
 
 
 def unknown_exit(started_at: int, now: int) -> ContainerExit:
@@ -244,21 +288,3 @@ def unknown_exit(started_at: int, now: int) -> ContainerExit:
         finished_at=now,
         message=wording.UNKNOWN_MESSAGE,
     )
-
-
-def _id(ref: ContainerRef | None, scheme: str) -> str:
-    return f"{scheme}://{ref.id}" if ref is not None else ""
-
-
-def _terminated(into: status_pb2.ContainerState, ended: Ended, scheme: str) -> None:
-    end = ended.exit
-    state = into.terminated
-    state.exit_code = end.exit_code
-    state.signal = end.signal
-    state.reason = end.reason
-    state.message = end.message
-    state.container_id = _id(ended.ref, scheme)
-    if end.started_at:
-        state.started_at.FromNanoseconds(end.started_at)
-    if end.finished_at:
-        state.finished_at.FromNanoseconds(end.finished_at)

@@ -3,17 +3,21 @@
 Used when the pool starts (everything is UNSURE then) and whenever an event or the
 outcome of a call may have been missed. What a pending call is about is left to its
 answer; absence counts only for what was known before the inventory was asked for;
-an instance older than the one known is history.
+an instance older than the one known is history. Where such a one runs (its start was given
+up, and came after all) it is removed at once, and never shown: a container runs once.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Iterable
 
 from vknode.pool.engine import steps
-from vknode.pool.engine.container import ContainerRecord, Ended, Stage, unknown_exit
+from vknode.pool.engine.backoff import SECOND
+from vknode.pool.engine.container import ContainerRecord, Ended, Role, Stage, unknown_exit
 from vknode.pool.engine.facts import SandboxFacts, SandboxStage
+from vknode.pool.engine.probes import Probes
 from vknode.pool.runtimes.facts import (
     ObservedContainer,
     ObservedSandbox,
@@ -58,6 +62,7 @@ def _observe_sandbox(facts: SandboxFacts, seen: ObservedSandbox | None, as_of: i
         facts.stage = SandboxStage.READY if seen.ready else SandboxStage.DEAD
         facts.dead_deadline = facts.now + facts.grace
         facts.sandbox_ready_at = facts.sandbox_ready_at or seen.created_at
+        facts.in_force = None if facts.resizing else facts.spec.resources
         facts.trouble = ("", "") if not facts.terminal else facts.trouble
         facts.move_to(status_pb2.SANDBOX_STATE_STARTING)
         facts.touch()
@@ -84,6 +89,7 @@ def _observe_container(
     as_of: int,
 ) -> None:
     newest = group[-1] if group else None
+    _remove_strays(facts, record, group)
     if record.stage in (Stage.STARTING, Stage.CLEARING):
         return  # the answer to the call will tell
     if record.stage is Stage.UNSURE:
@@ -105,6 +111,24 @@ def _observe_container(
             record.stop_op, record.stopped_at = 0, None
 
 
+def _remove_strays(
+    facts: SandboxFacts, record: ContainerRecord, group: list[ObservedContainer]
+) -> None:
+    """What has not ended although a newer instance is known, or the end of this one."""
+    if record.stage is Stage.UNSURE:
+        below = max((record.attempt, *(c.ref.attempt for c in group)))
+    elif record.stage in (Stage.STARTING, Stage.CLEARING, Stage.RUNNING):
+        below = record.attempt
+    else:
+        below = record.attempt + 1
+    ends = (record.ended, record.ended_before)
+    known = {end.ref.id for end in ends if end is not None and end.ref is not None}
+    for one in group:
+        alive = one.state is not ObservedState.EXITED and one.ref.id not in known
+        if alive and one.ref.attempt < below and one.ref not in facts.garbage:
+            facts.garbage.append(one.ref)
+
+
 def _take(
     facts: SandboxFacts,
     record: ContainerRecord,
@@ -117,7 +141,7 @@ def _take(
         before = group[-2]
         if before.exit is not None:
             record.ended = Ended(before.ref.attempt, before.exit, before.ref)
-        facts.garbage.extend(c.ref for c in group[:-2])
+        facts.garbage.extend(c.ref for c in group[:-2] if c.ref not in facts.garbage)
     elif record.ended_before is not None and record.ended_before.ref is not None:
         facts.garbage.append(record.ended_before.ref)
         record.ended_before = None
@@ -137,17 +161,37 @@ def _take(
     if newest.started_at:
         facts.first_started_at = min(facts.first_started_at or facts.now, newest.started_at)
     ran_at = newest.started_at or (newest.exit.finished_at if newest.exit else 0)
-    record.ran_in_this_sandbox = seen is not None and ran_at >= seen.created_at
+    anew = facts.persisted.began_anew_at
+    record.ran_in_this_sandbox = seen is not None and ran_at >= max(seen.created_at, anew)
     if record.attempt and not record.crash_loop.span:
         record.crash_loop.approximate(record.attempt, newest.started_at)
     if newest.state is ObservedState.RUNNING:
         record.stage = Stage.RUNNING
+        _resume(facts, record)
         facts.touch()
         return
     facts.exited(record, newest.exit or unknown_exit(newest.started_at, facts.now))
-    if record.init and not record.ran_in_this_sandbox and not facts.terminal:
-        # Its work was for an earlier sandbox.
+    if record.ran_in_this_sandbox or facts.terminal:
+        return
+    if record.role is Role.INIT or (record.role is not Role.EPHEMERAL and ran_at < anew):
+        # Its work was for an earlier sandbox, or from before all began anew.
         record.next_instance()
+
+
+def _resume(facts: SandboxFacts, record: ContainerRecord) -> None:
+    """It runs already: what its probes said last is on record; its post-start hook is not
+    run a second time; its resources are those set aside, unless a change was cut off."""
+    record.probes = Probes.of(record.spec)
+    if not facts.resizing:
+        record.in_force, record.in_force_pod = record.spec.resources, facts.spec.resources
+    if record.ref is None:
+        return
+    started, ready = facts.persisted.probed.get(record.ref.id, (False, False))
+    # Any number below the shortest period; the same for this container each time.
+    spread = zlib.crc32(record.ref.id.encode()) % SECOND
+    record.probes.resume(
+        started=started, ready=ready, started_at=record.started_at, now=facts.now, spread=spread
+    )
 
 
 def newest_of_each(observed: Iterable[ObservedSandbox]) -> dict[str, ObservedSandbox]:

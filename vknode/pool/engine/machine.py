@@ -15,13 +15,14 @@ States of the sandbox as the contract shows them; they only move down:
 |-----------|---------------------------------------------|-----------------------------------|
 | CREATING  | accepted                                    | sandbox and first images, at once |
 | STARTING  | the sandbox has its network                 | init containers, first start      |
-| RUNNING   | a main container was started                | restarts with back-off            |
+| RUNNING   | a main container has come up                | probes, restarts with back-off    |
 | SUCCEEDED | all main containers ended with 0, no more   | network goes; logs stay           |
 | FAILED    | an end with failure, deadline, no sandbox   | network goes; logs stay           |
 
-`deleting` lies across them: from its first moment nothing is started any more;
-what runs is stopped by the deadline (a later, sooner deadline replaces it), then
-everything is removed and the machine is `gone`.
+Between deciding how it ends and SUCCEEDED or FAILED lies the `ending`: what still runs
+(sidecars, mostly) is stopped first. `deleting` lies across all states: from its first
+moment nothing is started any more; what runs is stopped by the deadline (a later, sooner
+deadline replaces it), then everything is removed and the machine is `gone`.
 
 The runtime's sandbox (`SandboxStage`):
 
@@ -34,9 +35,12 @@ The runtime's sandbox (`SandboxStage`):
 | UNSURE   | an inventory tells                                                          |
 | STOPPED  | RemoveSandbox when deleted                                                  |
 
-The containers' stages are in `container.py`. Images of the containers whose turn it
-is are looked up while the sandbox is created; those of the next stage while an init
-container runs. One container is started at a time, the first that can.
+The containers' stages are in `container.py`, the way of a stop in `stopping.py`, probes in
+`probes.py`, the restart of all containers in `restarting.py`, resizes in `resizing.py`.
+Images of the containers whose turn it is are looked up while the sandbox is created;
+those of the next stage while an init container runs. One container is started at a time,
+the first that can; the next one waits for its post-start hook as well. An init container
+that was `passed` (done, or a sidecar that has started up) is never waited for again.
 
 When the runtime is away (`RuntimeLost`, or an action failed with `away`) the machine
 holds still: no failure is counted, no back-off grows. `Observed` with a newer
@@ -45,14 +49,14 @@ inventory ends that. `adopt` is the same thing from an empty memory.
 
 from __future__ import annotations
 
-from vknode.pool.engine import report
+from vknode.pool.engine import report, resizing
 from vknode.pool.engine.absorb import absorb
 from vknode.pool.engine.container import Stage, unknown_exit
 from vknode.pool.engine.facts import SandboxFacts, SandboxStage
 from vknode.pool.engine.plan import plan
 from vknode.pool.engine.steps import Action, Event, Observed, Persisted
 from vknode.pool.runtimes.facts import ContainerRef, ObservedSandbox, RunningSandbox
-from vknode.pool.v1 import spec_pb2, status_pb2
+from vknode.pool.v1 import spec_pb2, stats_pb2, status_pb2
 
 
 class SandboxMachine:
@@ -86,12 +90,7 @@ class SandboxMachine:
             record.stage = Stage.UNSURE
         absorb(facts, Observed(observed, now))
         mains = facts.mains
-        mains_ran = any(c.ended is not None or c.stage is Stage.RUNNING for c in mains)
-        current = facts.current_init()
-        if current is None or (mains_ran and current.stage is Stage.IDLE and current.ended is None):
-            # Main containers only ever run after all init containers were done; what
-            # is missing of those was collected.
-            facts.initialized = True
+        facts.passed_at_adoption()
         if persisted.ran and not any(
             c.ended is not None or c.live for c in facts.containers.values()
         ):
@@ -111,11 +110,25 @@ class SandboxMachine:
 
     @property
     def spec(self) -> spec_pb2.SandboxSpec:
+        """As it holds now: with the resources that are set aside."""
         return self._facts.spec
+
+    @property
+    def wanted(self) -> spec_pb2.SandboxSpec:
+        """As it was asked for; differs in resources while a resize is pending."""
+        return self._facts.wanted
+
+    @property
+    def resize_pending(self) -> bool:
+        return bool(self._facts.pending[0])
 
     @property
     def persisted(self) -> Persisted:
         return self._facts.persisted
+
+    def persisted_after(self, spec: spec_pb2.SandboxSpec, reason: str) -> Persisted:
+        """What must be kept with a newer spec, before its `Update` (with this reason)."""
+        return resizing.outcome(self._facts, spec, reason)
 
     @property
     def version(self) -> int:
@@ -166,6 +179,14 @@ class SandboxMachine:
             self._status = report.build(self._facts)
             self._status_version = self._facts.version
         return self._status
+
+    def probe_stats(self) -> list[stats_pb2.ProbeStats]:
+        """How the probes have gone that were asked."""
+        return [
+            counts.stats(record.name, kind)
+            for record in self._facts.containers.values()
+            for kind, counts in record.probe_counts.items()
+        ]
 
     def instance(self, container: str, *, previous: bool = False) -> ContainerRef | None:
         """The newest instance of a container, or the one before it, while the runtime

@@ -8,10 +8,14 @@ astray. Everything it asks for is marked as asked in the same breath.
 from __future__ import annotations
 
 from vknode.pool.engine import steps, wording
-from vknode.pool.engine.absorb import pull
 from vknode.pool.engine.backoff import SECOND
-from vknode.pool.engine.container import ContainerRecord, ImageStage, Stage
-from vknode.pool.engine.facts import EXIT_LAG, SandboxFacts, SandboxStage
+from vknode.pool.engine.container import ContainerRecord, ImageStage, Role, Stage
+from vknode.pool.engine.facts import Ending, SandboxFacts, SandboxStage
+from vknode.pool.engine.probing import ask_probes
+from vknode.pool.engine.resizing import resize
+from vknode.pool.engine.restarting import restart, restart_all
+from vknode.pool.engine.starting import create_sandbox, prepare_image, run_post_start, start_one
+from vknode.pool.engine.stopping import ask_inventory, quiet, stop
 from vknode.pool.v1 import spec_pb2, status_pb2
 
 
@@ -20,7 +24,7 @@ def plan(facts: SandboxFacts) -> None:
     if facts.gone:
         return
     if facts.hold:
-        _ask_inventory(facts)
+        ask_inventory(facts)
         return
     _collect(facts)
     if facts.deleting:
@@ -31,16 +35,17 @@ def plan(facts: SandboxFacts) -> None:
         _run(facts)
 
 
-def _ask_inventory(facts: SandboxFacts) -> None:
-    if not facts.observe_asked:
-        facts.observe_asked = True
-        facts.act(steps.Observe())
-
-
 def _collect(facts: SandboxFacts) -> None:
     """Instances that nobody can ask for any more (only the one before is kept)."""
+    if facts.garbage and facts.now < facts.collect_at:
+        facts.wake_by(facts.collect_at)
+        return
     for ref in facts.garbage:
-        facts.act(steps.RemoveContainer(facts.new_op("garbage"), ref, keep_log=False))
+        if ref in facts.collecting.values():
+            continue
+        op = facts.new_op("garbage")
+        facts.collecting[op] = ref
+        facts.act(steps.RemoveContainer(op, ref, keep_log=False))
     facts.garbage.clear()
 
 
@@ -49,86 +54,117 @@ def _collect(facts: SandboxFacts) -> None:
 
 def _run(facts: SandboxFacts) -> None:
     _check_deadline(facts)
-    if facts.failing is not None:
-        reason, message, deadline = facts.failing
-        if _quiet(facts, deadline):
-            facts.finish(status_pb2.SANDBOX_STATE_FAILED, reason, message)
-            _rest(facts)
-        return
-    if facts.stage is SandboxStage.DEAD:
-        if not _quiet(facts, facts.dead_deadline):
+    if facts.ending is None and facts.stage is SandboxStage.DEAD:
+        if not quiet(facts, facts.dead_deadline):
             return
         _after_death(facts)
-    elif _decide_end(facts):
-        pass
+    elif facts.ending is None and not restart_all(facts):
+        _decide_end(facts)
+    if facts.ending is not None:
+        _end(facts, facts.ending)
     if facts.terminal:
         _rest(facts)
         return
-    turn = _turn(facts)
+    if facts.ending is not None:
+        return
+    _keep_running(facts)
+    turn = [] if facts.restarting_all else _turn(facts)
     for record in turn:
         if record.stage is Stage.EXITED and record.restart_wanted(facts.spec):
-            _restart(facts, record)
-        if record.forced and record.stage is Stage.RUNNING:
-            _stop(
-                facts,
-                record,
-                facts.now + facts.grace,
-                f"Container {record.name} definition changed, will be restarted",
-            )
+            restart(facts, record)
     for record in (*turn, *_soon(facts)):
         if record.stage is Stage.IDLE:
-            _prepare_image(facts, record)
+            prepare_image(facts, record)
     if not facts.images_ready_at and all(
         c.work.stage is ImageStage.READY or c.stage is not Stage.IDLE for c in turn
     ):
         facts.images_ready_at = facts.now
     if facts.stage is SandboxStage.ABSENT:
-        _create_sandbox(facts)
+        create_sandbox(facts)
     elif facts.stage is SandboxStage.READY:
-        _start_one(facts, turn)
+        resize(facts)
+        start_one(facts, turn)
         _update(facts)
+        ask_probes(facts)
+
+
+def _keep_running(facts: SandboxFacts) -> None:
+    """What is due for the instances that run, whoever's turn it is."""
+    for record in facts.containers.values():
+        if record.stage is not Stage.RUNNING:
+            continue
+        if record.kill is not None:
+            facts.drop_hook(record.post_start)
+            kill = record.kill
+            stop(facts, record, record.kill_deadline, kill.message, hooks=kill.hooks)
+        else:
+            run_post_start(facts, record)
 
 
 def _check_deadline(facts: SandboxFacts) -> None:
-    if facts.failing is not None or not facts.spec.HasField("active_deadline_seconds"):
+    if facts.ending is not None or not facts.spec.HasField("active_deadline_seconds"):
         return
     deadline = facts.persisted.created_at + facts.spec.active_deadline_seconds * SECOND
     if facts.now < deadline:
         facts.wake_by(deadline)
         return
     facts.event(wording.DEADLINE_REASON, wording.DEADLINE_MESSAGE)
-    facts.failing = (
+    facts.ending = Ending(
+        status_pb2.SANDBOX_STATE_FAILED,
         wording.DEADLINE_REASON,
         wording.DEADLINE_MESSAGE,
         facts.now + facts.grace,
     )
 
 
-def _decide_end(facts: SandboxFacts) -> bool:
-    """End it where nothing will run any more; marks initialization on the way."""
+def _decide_end(facts: SandboxFacts) -> None:
+    """Whether nothing will run any more; marks initialization on the way."""
     if not facts.initialized:
+        _pass_inits(facts)
         current = facts.current_init()
         if current is None:
             facts.initialized = True
             facts.touch()
         elif current.stage is Stage.EXITED and not current.restart_wanted(facts.spec):
-            facts.finish(status_pb2.SANDBOX_STATE_FAILED)
-            return True
+            _decide(facts, status_pb2.SANDBOX_STATE_FAILED)
+            return
     if all(c.stage is Stage.EXITED and not c.restart_wanted(facts.spec) for c in facts.mains):
-        facts.finish_by_exit_codes()
-        return True
-    return False
+        _decide(facts, facts.state_by_exit_codes())
+
+
+def _pass_inits(facts: SandboxFacts) -> None:
+    """An init container is passed when it has done its work; a sidecar, once started.
+    Whatever becomes of it later, those behind it do not wait again."""
+    for record in facts.inits:
+        if record.passed:
+            continue
+        if not (record.succeeded if record.role is Role.INIT else record.started):
+            return
+        record.passed = True
+        facts.touch()
+
+
+def _decide(facts: SandboxFacts, state: status_pb2.SandboxState.ValueType) -> None:
+    facts.ending = Ending(state, "", "", facts.now + facts.grace)
+
+
+def _end(facts: SandboxFacts, ending: Ending) -> None:
+    if quiet(facts, ending.deadline):
+        facts.finish(ending.state, ending.reason, ending.message)
+    else:
+        ask_probes(facts)
 
 
 def _after_death(facts: SandboxFacts) -> None:
     """The sandbox died and all in it has ended: another one, or the end."""
-    if _decide_end(facts):
+    _decide_end(facts)
+    if facts.ending is not None:
         return
     records = facts.containers.values()
     if facts.spec.restart_policy == spec_pb2.RESTART_POLICY_NEVER and any(
         c.ended is not None for c in records
     ):
-        facts.finish(status_pb2.SANDBOX_STATE_FAILED)
+        _decide(facts, status_pb2.SANDBOX_STATE_FAILED)
         return
     facts.event("SandboxChanged", wording.SANDBOX_CHANGED)
     facts.stage = SandboxStage.ABSENT
@@ -136,7 +172,7 @@ def _after_death(facts: SandboxFacts) -> None:
     facts.sandbox_retry_at = None
     facts.attempt += 1
     facts.update_from = None  # the new one is made from the newest spec
-    facts.initialized = not facts.inits
+    facts.begin_anew()
     for record in records:
         record.ran_in_this_sandbox = False
     for record in facts.inits:
@@ -146,8 +182,12 @@ def _after_death(facts: SandboxFacts) -> None:
 
 
 def _turn(facts: SandboxFacts) -> list[ContainerRecord]:
+    """Who may be started now, in this order."""
     current = facts.current_init()
-    return facts.mains if current is None else [current]
+    kept = [record for record in facts.sidecars() if record.passed]
+    if current is None:
+        return [*facts.ephemerals, *kept, *facts.mains]
+    return [*facts.ephemerals, *kept, current]
 
 
 def _soon(facts: SandboxFacts) -> list[ContainerRecord]:
@@ -157,111 +197,6 @@ def _soon(facts: SandboxFacts) -> list[ContainerRecord]:
         return []
     following = facts.inits.index(current) + 1
     return [facts.inits[following]] if following < len(facts.inits) else facts.mains
-
-
-def _restart(facts: SandboxFacts, record: ContainerRecord) -> None:
-    assert record.ended is not None
-    finished = record.ended.exit.finished_at
-    until = record.crash_loop.until(finished)
-    if facts.now >= until:
-        record.crash_loop.restarted(finished, facts.now)
-        record.next_instance()
-        facts.touch()
-        return
-    facts.wake_by(until)
-    if record.waiting_reason != wording.CRASH_LOOP:
-        text = wording.crash_loop(record.crash_loop.span, record.name, facts.spec)
-        record.wait(wording.CRASH_LOOP, text)
-        facts.event(
-            "BackOff",
-            wording.crash_loop_event(record.name, facts.spec),
-            warning=True,
-            container=record.name,
-        )
-        facts.touch()
-
-
-def _prepare_image(facts: SandboxFacts, record: ContainerRecord) -> None:
-    work = record.work
-    if work.stage is ImageStage.FAILED:
-        if work.retry_at is None:
-            return
-        if facts.now < work.retry_at:
-            facts.wake_by(work.retry_at)
-            _show_back_off(facts, record)
-            return
-    elif work.stage is not ImageStage.NONE or record.spec.config_error:
-        return
-    # What was said stays said until there is something better to say.
-    if record.spec.image_pull_policy == spec_pb2.IMAGE_PULL_POLICY_ALWAYS:
-        pull(facts, record)
-        return
-    work.stage = ImageStage.LOOKING
-    work.asked_at = facts.now
-    work.op = facts.new_op("image", record.name)
-    facts.act(
-        steps.EnsureImage(work.op, record.name, record.spec.image, spec_pb2.IMAGE_PULL_POLICY_NEVER)
-    )
-
-
-def _show_back_off(facts: SandboxFacts, record: ContainerRecord) -> None:
-    work = record.work
-    if work.backs_off_at is None:
-        return
-    if facts.now < work.backs_off_at:
-        facts.wake_by(work.backs_off_at)
-        return
-    work.backs_off_at = None
-    text = f"Back-off pulling image {wording.quoted(record.spec.image)}"
-    work.message = f"{text}: {work.reason}: {work.message}"
-    work.reason = wording.IMAGE_BACK_OFF
-    facts.event("BackOff", text, container=record.name)
-    facts.event("Failed", f"Error: {work.reason}", warning=True, container=record.name)
-    facts.touch()
-
-
-def _create_sandbox(facts: SandboxFacts) -> None:
-    if facts.sandbox_retry_at is not None and facts.now < facts.sandbox_retry_at:
-        facts.wake_by(facts.sandbox_retry_at)
-        return
-    facts.stage = SandboxStage.CREATING
-    facts.sandbox_op = facts.new_op("run")
-    facts.update_from = None
-    facts.act(steps.RunSandbox(facts.sandbox_op, facts.attempt))
-
-
-def _start_one(facts: SandboxFacts, turn: list[ContainerRecord]) -> None:
-    """At most one start at a time, the first that can, as a kubelet goes through them."""
-    if any(
-        c.stage in (Stage.STARTING, Stage.UNSURE, Stage.CLEARING) for c in facts.containers.values()
-    ):
-        return
-    assert facts.sandbox is not None
-    for record in turn:
-        work = record.work
-        if record.stage is not Stage.IDLE or work.stage is not ImageStage.READY:
-            continue
-        if record.held or record.spec.config_error:
-            continue
-        if record.retry_at is not None and facts.now < record.retry_at:
-            facts.wake_by(record.retry_at)
-            continue
-        assert work.image is not None
-        problem = wording.not_root_problem(
-            facts.spec, record.spec, work.image.uid, work.image.username
-        )
-        if problem:
-            record.held = True
-            record.wait(wording.CONFIG_ERROR, problem)
-            facts.event("Failed", f"Error: {problem}", warning=True, container=record.name)
-            facts.touch()
-            continue
-        record.stage = Stage.STARTING
-        record.op = facts.new_op("start", record.name)
-        facts.act(
-            steps.StartContainer(record.op, record.spec, facts.sandbox, work.image, record.attempt)
-        )
-        return
 
 
 def _update(facts: SandboxFacts) -> None:
@@ -280,52 +215,6 @@ def _update(facts: SandboxFacts) -> None:
 # -- ending ---------------------------------------------------------------------
 
 
-def _stop(facts: SandboxFacts, record: ContainerRecord, deadline: int, message: str) -> None:
-    """See to it that the running instance is asked to end by `deadline`."""
-    assert record.ref is not None
-    first = record.stop_deadline is None
-    if record.stopped_at is not None:
-        due = record.stopped_at + EXIT_LAG
-        if facts.now >= due:
-            record.stopped_at = facts.now
-            _ask_inventory(facts)
-            due = facts.now + EXIT_LAG
-        facts.wake_by(due)
-        return
-    shorter = record.stop_deadline is not None and deadline < record.stop_deadline
-    if record.stop_op and not shorter:
-        return
-    if not record.stop_op and record.stop_retry_at is not None and not shorter:
-        if facts.now < record.stop_retry_at:
-            facts.wake_by(record.stop_retry_at)
-            return
-        record.stop_retry_at = None
-    if first:
-        reason = facts.persisted.deletion_reason if facts.deleting else ""
-        facts.event(reason or "Killing", message, container=record.name)
-    if record.stop_deadline is None or shorter:
-        record.stop_deadline = deadline
-    record.stop_op = facts.new_op("stop", record.name)
-    grace = max(0, record.stop_deadline - facts.now) / SECOND
-    facts.act(steps.StopContainer(record.stop_op, record.ref, grace))
-
-
-def _quiet(facts: SandboxFacts, deadline: int) -> bool:
-    """Stop everything; True once nothing runs and nothing is being started."""
-    for record in facts.containers.values():
-        facts.drop_image_work(record)
-        if record.stage is Stage.STARTING:
-            facts.cancel(record.op)
-        elif record.stage is Stage.RUNNING:
-            _stop(facts, record, deadline, f"Stopping container {record.name}")
-    if facts.stage is SandboxStage.CREATING:
-        facts.cancel(facts.sandbox_op)
-        return False
-    if facts.stage is SandboxStage.UNSURE:
-        return False
-    return not any(c.live for c in facts.containers.values())
-
-
 def _rest(facts: SandboxFacts) -> None:
     """Ended for good: containers and logs stay, processes and network go."""
     for record in facts.containers.values():
@@ -341,10 +230,11 @@ def _rest(facts: SandboxFacts) -> None:
 
 def _delete(facts: SandboxFacts) -> None:
     assert facts.persisted.deletion_deadline is not None
-    if not _quiet(facts, facts.persisted.deletion_deadline):
+    if not quiet(facts, facts.persisted.deletion_deadline):
+        ask_probes(facts)
         return
     if not facts.terminal and all(c.ended is not None for c in facts.mains):
-        facts.finish_by_exit_codes()
+        facts.finish(facts.state_by_exit_codes())
     if facts.sandbox_op or facts.update_op:
         return
     if facts.sandbox_retry_at is not None and facts.now < facts.sandbox_retry_at:

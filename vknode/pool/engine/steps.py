@@ -7,15 +7,18 @@ nanoseconds since the Unix epoch, graces seconds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from vknode.pool.runtimes.facts import (
     ContainerExited,
     ContainerRef,
     Image,
     ObservedSandbox,
+    ProbeOutcome,
     RunningSandbox,
     SandboxDied,
+    SandboxOverLimit,
     StartedContainer,
 )
 from vknode.pool.v1 import spec_pb2, status_pb2
@@ -33,10 +36,28 @@ class Persisted:
     # Some container was started once. Only kept where it matters: with restart policy
     # NEVER (may another sandbox be made?) and once all has ended.
     ran: bool = False
+    # It was decided that it fails (an eviction, say): the latest moment of the kill.
+    failing_deadline: int | None = None
+    failing_reason: str = ""
+    failing_message: str = ""
     # The sandbox has ended for good.
     ended: status_pb2.SandboxState.ValueType = status_pb2.SANDBOX_STATE_UNSPECIFIED
     ended_reason: str = ""
     ended_message: str = ""
+    # Running instances with probes, by the runtime's ID: started, ready.
+    probed: Mapping[str, tuple[bool, bool]] = field(default_factory=dict)
+    # What is set aside where that is not what the spec asks for: a serialised SandboxSpec
+    # with nothing but resources in it, in hexadecimal digits. Empty: the spec's own.
+    allocated: str = ""
+    # A resize may not be in force everywhere.
+    resizing: bool = False
+    # All containers are being restarted.
+    restarting_all: bool = False
+    # When all containers last began anew; what ran before counts for nothing. 0: never.
+    began_anew_at: int = 0
+    # Containers whose instance was to end and run again, whatever its policy, and has not
+    # been started again yet.
+    killing: tuple[str, ...] = ()
 
 
 # -- events ---------------------------------------------------------------------
@@ -68,7 +89,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A stop, removal or update has succeeded."""
+    """A stop, removal, update, hook or resize has succeeded."""
 
     op: int
 
@@ -114,9 +135,36 @@ class Delete:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """A newer spec, already checked with `support.update_problems`."""
+    """A newer spec, as `newer.newer` has made it.
+
+    `pending` is why its resources cannot be set aside (a reason of the contract's
+    Resize, and a sentence); empty reason: they are."""
 
     spec: spec_pb2.SandboxSpec
+    pending_reason: str = ""
+    pending_message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reconsidered:
+    """The room for the wanted resources was looked for again; as in `Update`."""
+
+    pending_reason: str = ""
+    pending_message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """Its cell is emptied: it ends as with a deletion, within its own grace, but stays
+    known as failed until somebody deletes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """The answer to a probe."""
+
+    op: int
+    outcome: ProbeOutcome
 
 
 Event = (
@@ -131,8 +179,12 @@ Event = (
     | Observed
     | Delete
     | Update
+    | Reconsidered
+    | Drained
+    | Probed
     | ContainerExited
     | SandboxDied
+    | SandboxOverLimit
 )
 
 # -- actions --------------------------------------------------------------------
@@ -178,6 +230,43 @@ class RemoveContainer:
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """Ask once; the answer is a `Probed` (or Failed where the runtime is away)."""
+
+    op: int
+    ref: ContainerRef
+    ips: tuple[str, ...]
+    handler: spec_pb2.Handler
+    timeout_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunHook:
+    """Run a hook; Done or Failed. `timeout_seconds` None: as long as it takes."""
+
+    op: int
+    ref: ContainerRef
+    ips: tuple[str, ...]
+    handler: spec_pb2.Handler
+    timeout_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ResizeContainer:
+    op: int
+    ref: ContainerRef
+    container: spec_pb2.Container
+
+
+@dataclass(frozen=True, slots=True)
+class ResizeSandbox:
+    """Put the limits of the whole sandbox in force."""
+
+    op: int
+    spec: spec_pb2.SandboxSpec
+
+
+@dataclass(frozen=True, slots=True)
 class UpdateSandbox:
     op: int
     old: spec_pb2.SandboxSpec
@@ -196,7 +285,8 @@ class RemoveSandbox:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Give up this op if the runtime was not asked yet (an image: even then)."""
+    """Give up this op if the runtime was not asked yet (an image, probe or hook: even
+    then)."""
 
     op: int
 
@@ -224,6 +314,10 @@ Action = (
     | StartContainer
     | StopContainer
     | RemoveContainer
+    | Probe
+    | RunHook
+    | ResizeContainer
+    | ResizeSandbox
     | UpdateSandbox
     | StopSandbox
     | RemoveSandbox

@@ -22,6 +22,12 @@ CONFIG_ERROR = "CreateContainerConfigError"
 DEADLINE_REASON = "DeadlineExceeded"
 DEADLINE_MESSAGE = "Pod was active on the node longer than the specified deadline"
 
+EVICTED = "Evicted"
+
+# A kubelet's own for a node that is shut down gracefully (pkg/kubelet/nodeshutdown).
+TERMINATED = "Terminated"
+DRAINED_MESSAGE = "Pod was terminated in response to imminent node shutdown."
+
 SANDBOX_CHANGED = "Pod sandbox changed, it will be killed and re-created."
 
 UNKNOWN_REASON = "ContainerStatusUnknown"
@@ -68,6 +74,37 @@ def crash_loop(backoff: int, container: str, spec: spec_pb2.SandboxSpec) -> str:
 
 def crash_loop_event(container: str, spec: spec_pb2.SandboxSpec) -> str:
     return f"Back-off restarting failed container {container} in pod {pod(spec)}"
+
+
+def failed_probe(container: str, kind: str, *, init: bool, again: bool) -> str:
+    """`kind` is "liveness" or "startup"."""
+    what = "Init container" if init else "Container"
+    text = f"{what} {container} failed {kind} probe"
+    return text if init or not again else f"{text}, will be restarted"
+
+
+def resize(prefix: str, spec: spec_pb2.SandboxSpec, generation: int, error: str = "") -> str:
+    """As pkg/kubelet/events/resize.go: a word, and the resources as JSON."""
+    summary: dict[str, object] = {}
+    for key, group in (("initContainers", spec.init_containers), ("containers", spec.containers)):
+        if group:
+            summary[key] = [_resources(container) for container in group]
+    summary["generation"] = generation
+    if error:
+        summary["error"] = error
+    return f"{prefix}: {json.dumps(summary, separators=(',', ':'), ensure_ascii=False)}"
+
+
+def _resources(container: spec_pb2.Container) -> dict[str, object]:
+    found = {
+        name: dict(sorted(amounts.items()))
+        for name, amounts in (
+            ("limits", container.resources.limits),
+            ("requests", container.resources.requests),
+        )
+        if amounts
+    }
+    return {"name": container.name, "resources": found}
 
 
 def image_present(reference: str) -> str:

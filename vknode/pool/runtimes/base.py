@@ -27,10 +27,13 @@ from vknode.pool.runtimes.facts import (
     ObservedContainer,
     ObservedSandbox,
     ObservedState,
+    ProbeOutcome,
+    ProbeResult,
     RunningSandbox,
     RuntimeAway,
     RuntimeEvent,
     SandboxDied,
+    SandboxOverLimit,
     StartedContainer,
 )
 from vknode.pool.v1 import cell_pb2, spec_pb2, stats_pb2, stream_pb2
@@ -49,12 +52,15 @@ __all__ = [
     "ObservedContainer",
     "ObservedSandbox",
     "ObservedState",
+    "ProbeOutcome",
+    "ProbeResult",
     "RunningSandbox",
     "Runtime",
     "RuntimeAway",
     "RuntimeEvent",
     "RuntimeInfo",
     "SandboxDied",
+    "SandboxOverLimit",
     "StartedContainer",
 ]
 
@@ -145,6 +151,15 @@ class Runtime(Protocol):
         policy (unless ALWAYS), to tell a quick look from a pull."""
         ...
 
+    async def prepare(
+        self, spec: spec_pb2.SandboxSpec, container: spec_pb2.Container | None, attempt: int
+    ) -> None:
+        """What a start of the sandbox (None) or of one instance may have to wait for others
+        for: registries, files of the host. Called before a start has its turn, which must
+        not be spent on waiting; may be repeated, cancelled and left out, then the start
+        does it. Raises Failure as the start."""
+        ...
+
     async def run_sandbox(self, spec: spec_pb2.SandboxSpec, attempt: int) -> RunningSandbox:
         """Volumes, network and the sandbox itself. Raises Failure; then nothing of this
         attempt is left. With `attempt` above 0 an earlier attempt's sandbox is stopped
@@ -171,7 +186,42 @@ class Runtime(Protocol):
     async def remove_container(self, ref: ContainerRef, *, keep_log: bool) -> None: ...
 
     async def update_sandbox(self, old: spec_pb2.SandboxSpec, new: spec_pb2.SandboxSpec) -> None:
-        """Bring changed volume content and resources to a running sandbox."""
+        """Bring changed volume content, labels and annotations to a running sandbox."""
+        ...
+
+    async def resize_container(
+        self, spec: spec_pb2.SandboxSpec, container: spec_pb2.Container, ref: ContainerRef
+    ) -> None:
+        """Put `container.resources` in force for a running instance. Raises Failure; then
+        the ones before may hold, in whole or in part, and the same call may be repeated.
+        Unknown or ended: no error."""
+        ...
+
+    async def resize_sandbox(self, spec: spec_pb2.SandboxSpec) -> None:
+        """Put `spec.resources`, the limits of all containers together, in force; as
+        `resize_container`."""
+        ...
+
+    async def probe(
+        self,
+        ref: ContainerRef,
+        ips: Sequence[str],
+        handler: spec_pb2.Handler,
+        timeout_seconds: float,
+    ) -> ProbeOutcome:
+        """Ask once. `ips` are the sandbox's; an action without a host goes to the first.
+        What cannot be asked is an outcome, too (ERROR); raises RuntimeAway only."""
+        ...
+
+    async def hook(
+        self,
+        ref: ContainerRef,
+        ips: Sequence[str],
+        handler: spec_pb2.Handler,
+        timeout_seconds: float | None,
+    ) -> None:
+        """Run a hook (exec or http_get; the engine itself sleeps) to its end. None: as long
+        as it takes. Raises Failure with a kubelet's text in `message`; safe to cancel."""
         ...
 
     async def stop_sandbox(self, uid: str) -> None:
@@ -199,7 +249,7 @@ class Runtime(Protocol):
     async def exec_sync(
         self, ref: ContainerRef, command: Sequence[str], timeout_seconds: float
     ) -> tuple[int, bytes]:
-        """For probes and hooks: exit code and at most 10 KiB of mixed output."""
+        """Exit code and at most 10 KiB of mixed output. Raises Failure("DeadlineExceeded")."""
         ...
 
     async def attach(
@@ -208,6 +258,7 @@ class Runtime(Protocol):
 
     async def port_forward(self, sandbox: RunningSandbox, port: int) -> ExecStreams: ...
 
-    async def stats(self, uids: Sequence[str]) -> list[stats_pb2.SandboxStats]:
-        """Usage of these sandboxes (all where empty)."""
+    async def stats(self, uids: Sequence[str], cell: str = "") -> list[stats_pb2.SandboxStats]:
+        """Usage of these sandboxes (all where empty) in this cell (any where empty); without
+        their probes."""
         ...

@@ -7,7 +7,10 @@ event loop. Times are nanoseconds since the Unix epoch.
 from __future__ import annotations
 
 import enum
+import re
 from dataclasses import dataclass
+
+_RESOURCES = re.compile(r"((init_)?containers\[\d+\]\.)?resources\b")
 
 
 class Failure(Exception):
@@ -40,6 +43,11 @@ class FieldProblem:
 
     path: str  # in proto names: "containers[0].security.se_linux"
     message: str
+
+    @property
+    def of_resources(self) -> bool:
+        """Of what a resize changes."""
+        return bool(_RESOURCES.match(self.path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +150,15 @@ class SandboxDied:
 
 
 @dataclass(frozen=True, slots=True)
+class SandboxOverLimit:
+    """Event: the sandbox uses more of something than it may, and must be ended for it
+    (a volume above its size limit, say). Shown as an eviction; `message` says of what."""
+
+    uid: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class EventsLost:
     """Event: something may have been missed; take a new inventory."""
 
@@ -155,4 +172,21 @@ class HealthChanged:
     message: str = ""
 
 
-RuntimeEvent = ContainerExited | SandboxDied | EventsLost | HealthChanged
+RuntimeEvent = ContainerExited | SandboxDied | SandboxOverLimit | EventsLost | HealthChanged
+
+
+class ProbeResult(enum.Enum):
+    SUCCESS = "success"
+    # Counts as a success; the output is told as an event (a redirect to another host).
+    WARNING = "warning"
+    FAILURE = "failure"
+    # The question could not be asked at all; nothing is known, no threshold counts it.
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeOutcome:
+    """One answer to a probe. `output` is for the user, at most 10 KiB, a kubelet's words."""
+
+    result: ProbeResult
+    output: str = ""

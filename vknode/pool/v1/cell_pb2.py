@@ -22,9 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from vknode.pool.v1 import spec_pb2 as vknode_dot_pool_dot_v1_dot_spec__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19vknode/pool/v1/cell.proto\x12\x0evknode.pool.v1\"\x95\x04\n\x04\x43\x65ll\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04zone\x18\x02 \x01(\t\x12\x0e\n\x06region\x18\x03 \x01(\t\x12\x34\n\x08\x63\x61pacity\x18\x04 \x03(\x0b\x32\".vknode.pool.v1.Cell.CapacityEntry\x12:\n\x0b\x61llocatable\x18\x05 \x03(\x0b\x32%.vknode.pool.v1.Cell.AllocatableEntry\x12&\n\x06health\x18\x06 \x01(\x0e\x32\x16.vknode.pool.v1.Health\x12\x15\n\rhealth_reason\x18\x07 \x01(\t\x12\x16\n\x0ehealth_message\x18\x08 \x01(\t\x12\x18\n\x10runtime_handlers\x18\t \x03(\t\x12\x30\n\x06labels\x18\n \x03(\x0b\x32 .vknode.pool.v1.Cell.LabelsEntry\x12&\n\x04info\x18\x0b \x01(\x0b\x32\x18.vknode.pool.v1.NodeInfo\x12\x10\n\x08\x64raining\x18\x0c \x01(\x08\x1a/\n\rCapacityEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x32\n\x10\x41llocatableEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xac\x01\n\x08NodeInfo\x12\x18\n\x10operating_system\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12!\n\x19\x63ontainer_runtime_version\x18\x03 \x01(\t\x12\x16\n\x0ekernel_version\x18\x04 \x01(\t\x12\x10\n\x08os_image\x18\x05 \x01(\t\x12\x12\n\nmachine_id\x18\x06 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x07 \x01(\t\"\x13\n\x11WatchCellsRequest\"\\\n\x12WatchCellsResponse\x12\x10\n\x08snapshot\x18\x01 \x01(\x08\x12#\n\x05\x63\x65lls\x18\x02 \x03(\x0b\x32\x14.vknode.pool.v1.Cell\x12\x0f\n\x07removed\x18\x03 \x03(\t*J\n\x06Health\x12\x16\n\x12HEALTH_UNSPECIFIED\x10\x00\x12\x12\n\x0eHEALTH_HEALTHY\x10\x01\x12\x14\n\x10HEALTH_UNHEALTHY\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19vknode/pool/v1/cell.proto\x12\x0evknode.pool.v1\x1a\x19vknode/pool/v1/spec.proto\"\x95\x04\n\x04\x43\x65ll\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04zone\x18\x02 \x01(\t\x12\x0e\n\x06region\x18\x03 \x01(\t\x12\x34\n\x08\x63\x61pacity\x18\x04 \x03(\x0b\x32\".vknode.pool.v1.Cell.CapacityEntry\x12:\n\x0b\x61llocatable\x18\x05 \x03(\x0b\x32%.vknode.pool.v1.Cell.AllocatableEntry\x12&\n\x06health\x18\x06 \x01(\x0e\x32\x16.vknode.pool.v1.Health\x12\x15\n\rhealth_reason\x18\x07 \x01(\t\x12\x16\n\x0ehealth_message\x18\x08 \x01(\t\x12\x18\n\x10runtime_handlers\x18\t \x03(\t\x12\x30\n\x06labels\x18\n \x03(\x0b\x32 .vknode.pool.v1.Cell.LabelsEntry\x12&\n\x04info\x18\x0b \x01(\x0b\x32\x18.vknode.pool.v1.NodeInfo\x12\x10\n\x08\x64raining\x18\x0c \x01(\x08\x1a/\n\rCapacityEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x32\n\x10\x41llocatableEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xd9\x01\n\x08NodeInfo\x12\x18\n\x10operating_system\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12!\n\x19\x63ontainer_runtime_version\x18\x03 \x01(\t\x12\x16\n\x0ekernel_version\x18\x04 \x01(\t\x12\x10\n\x08os_image\x18\x05 \x01(\t\x12\x12\n\nmachine_id\x18\x06 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x07 \x01(\t\x12+\n\x08host_dns\x18\x08 \x01(\x0b\x32\x19.vknode.pool.v1.DnsConfig\"\x13\n\x11WatchCellsRequest\"\\\n\x12WatchCellsResponse\x12\x10\n\x08snapshot\x18\x01 \x01(\x08\x12#\n\x05\x63\x65lls\x18\x02 \x03(\x0b\x32\x14.vknode.pool.v1.Cell\x12\x0f\n\x07removed\x18\x03 \x03(\t*J\n\x06Health\x12\x16\n\x12HEALTH_UNSPECIFIED\x10\x00\x12\x12\n\x0eHEALTH_HEALTHY\x10\x01\x12\x14\n\x10HEALTH_UNHEALTHY\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,20 +38,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CELL_ALLOCATABLEENTRY']._serialized_options = b'8\001'
   _globals['_CELL_LABELSENTRY']._loaded_options = None
   _globals['_CELL_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_HEALTH']._serialized_start=871
-  _globals['_HEALTH']._serialized_end=945
-  _globals['_CELL']._serialized_start=46
-  _globals['_CELL']._serialized_end=579
-  _globals['_CELL_CAPACITYENTRY']._serialized_start=433
-  _globals['_CELL_CAPACITYENTRY']._serialized_end=480
-  _globals['_CELL_ALLOCATABLEENTRY']._serialized_start=482
-  _globals['_CELL_ALLOCATABLEENTRY']._serialized_end=532
-  _globals['_CELL_LABELSENTRY']._serialized_start=534
-  _globals['_CELL_LABELSENTRY']._serialized_end=579
-  _globals['_NODEINFO']._serialized_start=582
-  _globals['_NODEINFO']._serialized_end=754
-  _globals['_WATCHCELLSREQUEST']._serialized_start=756
-  _globals['_WATCHCELLSREQUEST']._serialized_end=775
-  _globals['_WATCHCELLSRESPONSE']._serialized_start=777
-  _globals['_WATCHCELLSRESPONSE']._serialized_end=869
+  _globals['_HEALTH']._serialized_start=943
+  _globals['_HEALTH']._serialized_end=1017
+  _globals['_CELL']._serialized_start=73
+  _globals['_CELL']._serialized_end=606
+  _globals['_CELL_CAPACITYENTRY']._serialized_start=460
+  _globals['_CELL_CAPACITYENTRY']._serialized_end=507
+  _globals['_CELL_ALLOCATABLEENTRY']._serialized_start=509
+  _globals['_CELL_ALLOCATABLEENTRY']._serialized_end=559
+  _globals['_CELL_LABELSENTRY']._serialized_start=561
+  _globals['_CELL_LABELSENTRY']._serialized_end=606
+  _globals['_NODEINFO']._serialized_start=609
+  _globals['_NODEINFO']._serialized_end=826
+  _globals['_WATCHCELLSREQUEST']._serialized_start=828
+  _globals['_WATCHCELLSREQUEST']._serialized_end=847
+  _globals['_WATCHCELLSRESPONSE']._serialized_start=849
+  _globals['_WATCHCELLSRESPONSE']._serialized_end=941
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from vknode.pool.v1 import spec_pb2 as _spec_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -142,7 +143,8 @@ class Cell(_message.Message):
     """The same in a sentence a person understands."""
     draining: _builtins.bool
     """True while the cell wants to be emptied: no new sandbox should come. Shown
-    as an unschedulable Node.
+    as an unschedulable Node. Its sandboxes may be ended within their own grace,
+    as FAILED with the reason "Terminated".
     """
     @_builtins.property
     def capacity(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -208,6 +210,7 @@ class NodeInfo(_message.Message):
     OS_IMAGE_FIELD_NUMBER: _builtins.int
     MACHINE_ID_FIELD_NUMBER: _builtins.int
     BOOT_ID_FIELD_NUMBER: _builtins.int
+    HOST_DNS_FIELD_NUMBER: _builtins.int
     operating_system: _builtins.str
     """Go's names: "linux"; "amd64", "arm64"."""
     architecture: _builtins.str
@@ -222,6 +225,12 @@ class NodeInfo(_message.Message):
     """Stable identifiers, empty where the pool has none."""
     boot_id: _builtins.str
     """Changes with every boot; see `machine_id`."""
+    @_builtins.property
+    def host_dns(self) -> _spec_pb2.DnsConfig:
+        """The resolver configuration that a sandbox without `Network.dns` gets. Absent:
+        not told; then Pods that want to add to it are refused.
+        """
+
     def __init__(
         self,
         *,
@@ -232,10 +241,11 @@ class NodeInfo(_message.Message):
         os_image: _builtins.str = ...,
         machine_id: _builtins.str = ...,
         boot_id: _builtins.str = ...,
+        host_dns: _spec_pb2.DnsConfig | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["host_dns", b"host_dns"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "boot_id", b"boot_id", "container_runtime_version", b"container_runtime_version", "kernel_version", b"kernel_version", "machine_id", b"machine_id", "operating_system", b"operating_system", "os_image", b"os_image"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "boot_id", b"boot_id", "container_runtime_version", b"container_runtime_version", "host_dns", b"host_dns", "kernel_version", b"kernel_version", "machine_id", b"machine_id", "operating_system", b"operating_system", "os_image", b"os_image"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

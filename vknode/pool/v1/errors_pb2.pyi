@@ -46,8 +46,8 @@ class PoolError(_message.Message):
         FAILED_PRECONDITION for a stream to a container in the wrong state.
         """
         KIND_NO_CAPACITY: PoolError._Kind.ValueType  # 3
-        """The cell is full, or does not take sandboxes now; another may.
-        gRPC code RESOURCE_EXHAUSTED.
+        """The cell is full, or does not take sandboxes now; another may. `field` is
+        "cell" where it is draining. gRPC code RESOURCE_EXHAUSTED.
         """
         KIND_UNSUPPORTED_FIELD: PoolError._Kind.ValueType  # 4
         """`field` cannot be honoured here. gRPC code UNIMPLEMENTED."""
@@ -68,8 +68,8 @@ class PoolError(_message.Message):
     FAILED_PRECONDITION for a stream to a container in the wrong state.
     """
     KIND_NO_CAPACITY: PoolError.Kind.ValueType  # 3
-    """The cell is full, or does not take sandboxes now; another may.
-    gRPC code RESOURCE_EXHAUSTED.
+    """The cell is full, or does not take sandboxes now; another may. `field` is
+    "cell" where it is draining. gRPC code RESOURCE_EXHAUSTED.
     """
     KIND_UNSUPPORTED_FIELD: PoolError.Kind.ValueType  # 4
     """`field` cannot be honoured here. gRPC code UNIMPLEMENTED."""

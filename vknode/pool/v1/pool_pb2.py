@@ -29,7 +29,7 @@ from vknode.pool.v1 import status_pb2 as vknode_dot_pool_dot_v1_dot_status__pb2
 from vknode.pool.v1 import stream_pb2 as vknode_dot_pool_dot_v1_dot_stream__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19vknode/pool/v1/pool.proto\x12\x0evknode.pool.v1\x1a\x19vknode/pool/v1/cell.proto\x1a\x19vknode/pool/v1/spec.proto\x1a\x1avknode/pool/v1/stats.proto\x1a\x1bvknode/pool/v1/status.proto\x1a\x1bvknode/pool/v1/stream.proto\"P\n\x14\x43reateSandboxRequest\x12)\n\x04spec\x18\x01 \x01(\x0b\x32\x1b.vknode.pool.v1.SandboxSpec\x12\r\n\x05owner\x18\x02 \x01(\t\"R\n\x15\x43reateSandboxResponse\x12(\n\x07sandbox\x18\x01 \x01(\x0b\x32\x17.vknode.pool.v1.Sandbox\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"A\n\x14UpdateSandboxRequest\x12)\n\x04spec\x18\x01 \x01(\x0b\x32\x1b.vknode.pool.v1.SandboxSpec\"A\n\x15UpdateSandboxResponse\x12(\n\x07sandbox\x18\x01 \x01(\x0b\x32\x17.vknode.pool.v1.Sandbox\"o\n\x14\x44\x65leteSandboxRequest\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12!\n\x14grace_period_seconds\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06reason\x18\x03 \x01(\tB\x17\n\x15_grace_period_seconds\"&\n\x15\x44\x65leteSandboxResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\"8\n\x15WatchSandboxesRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\"\xe2\x01\n\x16WatchSandboxesResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x10\n\x08snapshot\x18\x03 \x01(\x08\x12\x14\n\x0csnapshot_end\x18\x04 \x01(\x08\x12*\n\tsandboxes\x18\x05 \x03(\x0b\x32\x17.vknode.pool.v1.Sandbox\x12%\n\x04gone\x18\x06 \x03(\x0b\x32\x17.vknode.pool.v1.Sandbox\x12,\n\x06\x65vents\x18\x07 \x03(\x0b\x32\x1c.vknode.pool.v1.SandboxEvent2\xf3\x06\n\x04Pool\x12U\n\nWatchCells\x12!.vknode.pool.v1.WatchCellsRequest\x1a\".vknode.pool.v1.WatchCellsResponse0\x01\x12\\\n\rCreateSandbox\x12$.vknode.pool.v1.CreateSandboxRequest\x1a%.vknode.pool.v1.CreateSandboxResponse\x12\\\n\rUpdateSandbox\x12$.vknode.pool.v1.UpdateSandboxRequest\x1a%.vknode.pool.v1.UpdateSandboxResponse\x12\\\n\rDeleteSandbox\x12$.vknode.pool.v1.DeleteSandboxRequest\x1a%.vknode.pool.v1.DeleteSandboxResponse\x12\x61\n\x0eWatchSandboxes\x12%.vknode.pool.v1.WatchSandboxesRequest\x1a&.vknode.pool.v1.WatchSandboxesResponse0\x01\x12U\n\nStreamLogs\x12!.vknode.pool.v1.StreamLogsRequest\x1a\".vknode.pool.v1.StreamLogsResponse0\x01\x12\x45\n\x04\x45xec\x12\x1b.vknode.pool.v1.ExecRequest\x1a\x1c.vknode.pool.v1.ExecResponse(\x01\x30\x01\x12K\n\x06\x41ttach\x12\x1d.vknode.pool.v1.AttachRequest\x1a\x1e.vknode.pool.v1.AttachResponse(\x01\x30\x01\x12Z\n\x0bPortForward\x12\".vknode.pool.v1.PortForwardRequest\x1a#.vknode.pool.v1.PortForwardResponse(\x01\x30\x01\x12P\n\tListStats\x12 .vknode.pool.v1.ListStatsRequest\x1a!.vknode.pool.v1.ListStatsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19vknode/pool/v1/pool.proto\x12\x0evknode.pool.v1\x1a\x19vknode/pool/v1/cell.proto\x1a\x19vknode/pool/v1/spec.proto\x1a\x1avknode/pool/v1/stats.proto\x1a\x1bvknode/pool/v1/status.proto\x1a\x1bvknode/pool/v1/stream.proto\"P\n\x14\x43reateSandboxRequest\x12)\n\x04spec\x18\x01 \x01(\x0b\x32\x1b.vknode.pool.v1.SandboxSpec\x12\r\n\x05owner\x18\x02 \x01(\t\"R\n\x15\x43reateSandboxResponse\x12(\n\x07sandbox\x18\x01 \x01(\x0b\x32\x17.vknode.pool.v1.Sandbox\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"A\n\x14UpdateSandboxRequest\x12)\n\x04spec\x18\x01 \x01(\x0b\x32\x1b.vknode.pool.v1.SandboxSpec\"O\n\x15UpdateSandboxResponse\x12(\n\x07sandbox\x18\x01 \x01(\x0b\x32\x17.vknode.pool.v1.Sandbox\x12\x0c\n\x04kept\x18\x02 \x03(\t\"o\n\x14\x44\x65leteSandboxRequest\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12!\n\x14grace_period_seconds\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06reason\x18\x03 \x01(\tB\x17\n\x15_grace_period_seconds\"M\n\x15\x44\x65leteSandboxResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12%\n\x04last\x18\x02 \x01(\x0b\x32\x17.vknode.pool.v1.Sandbox\"8\n\x15WatchSandboxesRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\"\xe2\x01\n\x16WatchSandboxesResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x10\n\x08snapshot\x18\x03 \x01(\x08\x12\x14\n\x0csnapshot_end\x18\x04 \x01(\x08\x12*\n\tsandboxes\x18\x05 \x03(\x0b\x32\x17.vknode.pool.v1.Sandbox\x12%\n\x04gone\x18\x06 \x03(\x0b\x32\x17.vknode.pool.v1.Sandbox\x12,\n\x06\x65vents\x18\x07 \x03(\x0b\x32\x1c.vknode.pool.v1.SandboxEvent2\xf3\x06\n\x04Pool\x12U\n\nWatchCells\x12!.vknode.pool.v1.WatchCellsRequest\x1a\".vknode.pool.v1.WatchCellsResponse0\x01\x12\\\n\rCreateSandbox\x12$.vknode.pool.v1.CreateSandboxRequest\x1a%.vknode.pool.v1.CreateSandboxResponse\x12\\\n\rUpdateSandbox\x12$.vknode.pool.v1.UpdateSandboxRequest\x1a%.vknode.pool.v1.UpdateSandboxResponse\x12\\\n\rDeleteSandbox\x12$.vknode.pool.v1.DeleteSandboxRequest\x1a%.vknode.pool.v1.DeleteSandboxResponse\x12\x61\n\x0eWatchSandboxes\x12%.vknode.pool.v1.WatchSandboxesRequest\x1a&.vknode.pool.v1.WatchSandboxesResponse0\x01\x12U\n\nStreamLogs\x12!.vknode.pool.v1.StreamLogsRequest\x1a\".vknode.pool.v1.StreamLogsResponse0\x01\x12\x45\n\x04\x45xec\x12\x1b.vknode.pool.v1.ExecRequest\x1a\x1c.vknode.pool.v1.ExecResponse(\x01\x30\x01\x12K\n\x06\x41ttach\x12\x1d.vknode.pool.v1.AttachRequest\x1a\x1e.vknode.pool.v1.AttachResponse(\x01\x30\x01\x12Z\n\x0bPortForward\x12\".vknode.pool.v1.PortForwardRequest\x1a#.vknode.pool.v1.PortForwardResponse(\x01\x30\x01\x12P\n\tListStats\x12 .vknode.pool.v1.ListStatsRequest\x1a!.vknode.pool.v1.ListStatsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,15 +43,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPDATESANDBOXREQUEST']._serialized_start=351
   _globals['_UPDATESANDBOXREQUEST']._serialized_end=416
   _globals['_UPDATESANDBOXRESPONSE']._serialized_start=418
-  _globals['_UPDATESANDBOXRESPONSE']._serialized_end=483
-  _globals['_DELETESANDBOXREQUEST']._serialized_start=485
-  _globals['_DELETESANDBOXREQUEST']._serialized_end=596
-  _globals['_DELETESANDBOXRESPONSE']._serialized_start=598
-  _globals['_DELETESANDBOXRESPONSE']._serialized_end=636
-  _globals['_WATCHSANDBOXESREQUEST']._serialized_start=638
-  _globals['_WATCHSANDBOXESREQUEST']._serialized_end=694
-  _globals['_WATCHSANDBOXESRESPONSE']._serialized_start=697
-  _globals['_WATCHSANDBOXESRESPONSE']._serialized_end=923
-  _globals['_POOL']._serialized_start=926
-  _globals['_POOL']._serialized_end=1809
+  _globals['_UPDATESANDBOXRESPONSE']._serialized_end=497
+  _globals['_DELETESANDBOXREQUEST']._serialized_start=499
+  _globals['_DELETESANDBOXREQUEST']._serialized_end=610
+  _globals['_DELETESANDBOXRESPONSE']._serialized_start=612
+  _globals['_DELETESANDBOXRESPONSE']._serialized_end=689
+  _globals['_WATCHSANDBOXESREQUEST']._serialized_start=691
+  _globals['_WATCHSANDBOXESREQUEST']._serialized_end=747
+  _globals['_WATCHSANDBOXESRESPONSE']._serialized_start=750
+  _globals['_WATCHSANDBOXESRESPONSE']._serialized_end=976
+  _globals['_POOL']._serialized_start=979
+  _globals['_POOL']._serialized_end=1862
 # @@protoc_insertion_point(module_scope)

@@ -80,7 +80,13 @@ Global___CreateSandboxResponse: _TypeAlias = CreateSandboxResponse  # noqa: Y015
 
 @_typing.final
 class UpdateSandboxRequest(_message.Message):
-    """A newer version of a spec."""
+    """A newer version of a spec. These count: generation, labels, annotations,
+    registry_credentials, active_deadline_seconds, the tokens and host_ips; cpu and
+    memory in resources; the files of volumes (or `keep`); of a container, found by
+    its name, env, image and config_error, and with another env or config_error also
+    command, args and the sub_path of its mounts, which are expanded from it; further
+    ephemeral_containers.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -109,18 +115,26 @@ class UpdateSandboxResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SANDBOX_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def sandbox(self) -> _status_pb2.Sandbox:
         """The sandbox after the update was taken; it may not be carried out yet."""
+
+    @_builtins.property
+    def kept(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Fields that differ from what the sandbox has and stay as they were, as paths in
+        proto names with indices: "network.dns.servers", "containers[0].command".
+        """
 
     def __init__(
         self,
         *,
         sandbox: _status_pb2.Sandbox | None = ...,
+        kept: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sandbox", b"sandbox"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sandbox", b"sandbox"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept", b"kept", "sandbox", b"sandbox"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -167,16 +181,24 @@ class DeleteSandboxResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     FOUND_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
     found: _builtins.bool
     """False: no such sandbox; whatever it was, it is gone."""
+    @_builtins.property
+    def last(self) -> _status_pb2.Sandbox:
+        """Where not found: the `gone` entry of a sandbox that ended not long ago, for
+        a client that was away then. Absent where the pool does not remember it.
+        """
+
     def __init__(
         self,
         *,
         found: _builtins.bool = ...,
+        last: _status_pb2.Sandbox | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last", b"last"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["found", b"found"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["found", b"found", "last", b"last"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -117,7 +117,13 @@ class PoolServicer:
     def UpdateSandbox(self, request, context):
         """Brings a newer spec: volume content, resources, labels, ephemeral
         containers. With a generation and content that the pool has it changes
-        nothing. A change that cannot be made is refused as in CreateSandbox.
+        nothing. What is settled when a sandbox is made (network, runtime handler,
+        commands, probes: all but what UpdateSandboxRequest names) stays as the
+        sandbox has it, whatever the new spec says, and holds nothing else up: the
+        agent may have another configuration or version by now. That goes for values that
+        CreateSandbox would refuse, and for a volume source that the pool does not know.
+        Resources that cannot be honoured are a pending resize (Infeasible). What else is new and cannot be
+        honoured is refused as in CreateSandbox; then nothing is changed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

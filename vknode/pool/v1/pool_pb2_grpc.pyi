@@ -49,7 +49,13 @@ class PoolStub:
     UpdateSandbox: _grpc.UnaryUnaryMultiCallable[_pool_pb2.UpdateSandboxRequest, _pool_pb2.UpdateSandboxResponse]
     """Brings a newer spec: volume content, resources, labels, ephemeral
     containers. With a generation and content that the pool has it changes
-    nothing. A change that cannot be made is refused as in CreateSandbox.
+    nothing. What is settled when a sandbox is made (network, runtime handler,
+    commands, probes: all but what UpdateSandboxRequest names) stays as the
+    sandbox has it, whatever the new spec says, and holds nothing else up: the
+    agent may have another configuration or version by now. That goes for values that
+    CreateSandbox would refuse, and for a volume source that the pool does not know.
+    Resources that cannot be honoured are a pending resize (Infeasible). What else is new and cannot be
+    honoured is refused as in CreateSandbox; then nothing is changed.
     """
     DeleteSandbox: _grpc.UnaryUnaryMultiCallable[_pool_pb2.DeleteSandboxRequest, _pool_pb2.DeleteSandboxResponse]
     """Ends a sandbox: hooks, stop signal, grace, kill, removal. Answers at once;
@@ -87,7 +93,13 @@ class PoolAsyncStub(PoolStub):
     UpdateSandbox: _aio.UnaryUnaryMultiCallable[_pool_pb2.UpdateSandboxRequest, _pool_pb2.UpdateSandboxResponse]  # type: ignore[assignment]
     """Brings a newer spec: volume content, resources, labels, ephemeral
     containers. With a generation and content that the pool has it changes
-    nothing. A change that cannot be made is refused as in CreateSandbox.
+    nothing. What is settled when a sandbox is made (network, runtime handler,
+    commands, probes: all but what UpdateSandboxRequest names) stays as the
+    sandbox has it, whatever the new spec says, and holds nothing else up: the
+    agent may have another configuration or version by now. That goes for values that
+    CreateSandbox would refuse, and for a volume source that the pool does not know.
+    Resources that cannot be honoured are a pending resize (Infeasible). What else is new and cannot be
+    honoured is refused as in CreateSandbox; then nothing is changed.
     """
     DeleteSandbox: _aio.UnaryUnaryMultiCallable[_pool_pb2.DeleteSandboxRequest, _pool_pb2.DeleteSandboxResponse]  # type: ignore[assignment]
     """Ends a sandbox: hooks, stop signal, grace, kill, removal. Answers at once;
@@ -140,7 +152,13 @@ class PoolServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_pool_pb2.UpdateSandboxResponse, _abc.Awaitable[_pool_pb2.UpdateSandboxResponse]]:
         """Brings a newer spec: volume content, resources, labels, ephemeral
         containers. With a generation and content that the pool has it changes
-        nothing. A change that cannot be made is refused as in CreateSandbox.
+        nothing. What is settled when a sandbox is made (network, runtime handler,
+        commands, probes: all but what UpdateSandboxRequest names) stays as the
+        sandbox has it, whatever the new spec says, and holds nothing else up: the
+        agent may have another configuration or version by now. That goes for values that
+        CreateSandbox would refuse, and for a volume source that the pool does not know.
+        Resources that cannot be honoured are a pending resize (Infeasible). What else is new and cannot be
+        honoured is refused as in CreateSandbox; then nothing is changed.
         """
 
     @_abc_1.abstractmethod

@@ -212,7 +212,9 @@ class SandboxSpec(_message.Message):
     installation knows no tenants.
     """
     runtime_handler: _builtins.str
-    """One of Cell.runtime_handlers, or empty for the default."""
+    """One of Cell.runtime_handlers, or empty for the default. In an update it may be
+    empty, too, because the RuntimeClass is gone: the sandbox keeps what it has.
+    """
     generation: _builtins.int
     """metadata.generation of the Pod this was made from. UpdateSandbox never lowers
     it (a lower one is refused or changes nothing). The same one may bring new
@@ -373,6 +375,7 @@ class Container(_message.Message):
     CONFIG_ERROR_FIELD_NUMBER: _builtins.int
     TARGET_CONTAINER_FIELD_NUMBER: _builtins.int
     DEVICES_FIELD_NUMBER: _builtins.int
+    RESIZE_RESTARTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique among all containers of the sandbox, init and ephemeral included."""
     image: _builtins.str
@@ -458,6 +461,12 @@ class Container(_message.Message):
     def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Device]:
         """Devices that the container may use. Usually none."""
 
+    @_builtins.property
+    def resize_restarts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of resources ("cpu", "memory") whose change by UpdateSandbox restarts this
+        container. The others are changed while it runs.
+        """
+
     def __init__(
         self,
         *,
@@ -488,10 +497,11 @@ class Container(_message.Message):
         config_error: _builtins.str = ...,
         target_container: _builtins.str = ...,
         devices: _abc.Iterable[Global___Device] | None = ...,
+        resize_restarts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["liveness_probe", b"liveness_probe", "post_start", b"post_start", "pre_stop", b"pre_stop", "readiness_probe", b"readiness_probe", "resources", b"resources", "security", b"security", "startup_probe", b"startup_probe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "command", b"command", "config_error", b"config_error", "devices", b"devices", "env", b"env", "image", b"image", "image_pull_policy", b"image_pull_policy", "liveness_probe", b"liveness_probe", "mounts", b"mounts", "name", b"name", "ports", b"ports", "post_start", b"post_start", "pre_stop", b"pre_stop", "readiness_probe", b"readiness_probe", "resources", b"resources", "restart_policy", b"restart_policy", "restart_rules", b"restart_rules", "security", b"security", "startup_probe", b"startup_probe", "stdin", b"stdin", "stdin_once", b"stdin_once", "stop_signal", b"stop_signal", "target_container", b"target_container", "termination_message_fallback_to_logs", b"termination_message_fallback_to_logs", "termination_message_path", b"termination_message_path", "tty", b"tty", "working_dir", b"working_dir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "command", b"command", "config_error", b"config_error", "devices", b"devices", "env", b"env", "image", b"image", "image_pull_policy", b"image_pull_policy", "liveness_probe", b"liveness_probe", "mounts", b"mounts", "name", b"name", "ports", b"ports", "post_start", b"post_start", "pre_stop", b"pre_stop", "readiness_probe", b"readiness_probe", "resize_restarts", b"resize_restarts", "resources", b"resources", "restart_policy", b"restart_policy", "restart_rules", b"restart_rules", "security", b"security", "startup_probe", b"startup_probe", "stdin", b"stdin", "stdin_once", b"stdin_once", "stop_signal", b"stop_signal", "target_container", b"target_container", "termination_message_fallback_to_logs", b"termination_message_fallback_to_logs", "termination_message_path", b"termination_message_path", "tty", b"tty", "working_dir", b"working_dir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -505,23 +515,69 @@ class EnvVar(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Any characters but "=" and NUL."""
     value: _builtins.str
     """The whole value; nothing is expanded but the IP tokens."""
+    @_builtins.property
+    def file(self) -> Global___EnvFile:
+        """Instead of `value`: read it from a file in a volume, just before the container
+        is created. Absent: `value` holds.
+        """
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         value: _builtins.str = ...,
+        file: Global___EnvFile | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["file", b"file"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "name", b"name", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EnvVar: _TypeAlias = EnvVar  # noqa: Y015
+
+@_typing.final
+class EnvFile(_message.Message):
+    """A variable in a file that an earlier container wrote, in the format of Kubernetes'
+    fileKeyRef: lines of KEY='value', comments and empty lines.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    OPTIONAL_FIELD_NUMBER: _builtins.int
+    volume: _builtins.str
+    """Volume.name of an EmptyDir."""
+    path: _builtins.str
+    """Relative path in the volume, never with ".."."""
+    key: _builtins.str
+    """Which variable of the file."""
+    optional: _builtins.bool
+    """Without the file or the key the variable is left out; otherwise the container
+    cannot be created (CreateContainerConfigError) until they are there.
+    """
+    def __init__(
+        self,
+        *,
+        volume: _builtins.str = ...,
+        path: _builtins.str = ...,
+        key: _builtins.str = ...,
+        optional: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "optional", b"optional", "path", b"path", "volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnvFile: _TypeAlias = EnvFile  # noqa: Y015
 
 @_typing.final
 class ContainerPort(_message.Message):
@@ -1281,6 +1337,7 @@ class Volume(_message.Message):
     FILES_FIELD_NUMBER: _builtins.int
     HOST_PATH_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique in the sandbox; what Mount.volume says."""
     @_builtins.property
@@ -1299,6 +1356,12 @@ class Volume(_message.Message):
     def image(self) -> Global___ImageVolume:
         """The files of an image."""
 
+    @_builtins.property
+    def keep(self) -> Global___KeptVolume:
+        """Only in UpdateSandbox: the volume stays as the sandbox has it. The others and all
+        the rest of the update count.
+        """
+
     def __init__(
         self,
         *,
@@ -1307,16 +1370,41 @@ class Volume(_message.Message):
         files: Global___Files | None = ...,
         host_path: Global___HostPath | None = ...,
         image: Global___ImageVolume | None = ...,
+        keep: Global___KeptVolume | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["empty_dir", b"empty_dir", "files", b"files", "host_path", b"host_path", "image", b"image", "source", b"source"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["empty_dir", b"empty_dir", "files", b"files", "host_path", b"host_path", "image", b"image", "keep", b"keep", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["empty_dir", b"empty_dir", "files", b"files", "host_path", b"host_path", "image", b"image", "name", b"name", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["empty_dir", b"empty_dir", "files", b"files", "host_path", b"host_path", "image", b"image", "keep", b"keep", "name", b"name", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["empty_dir", "files", "host_path", "image"]  # noqa: Y015
+    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["empty_dir", "files", "host_path", "image", "keep"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
 
 Global___Volume: _TypeAlias = Volume  # noqa: Y015
+
+@_typing.final
+class KeptVolume(_message.Message):
+    """What the agent says of a volume whose content it cannot resolve any more, for example
+    because the Secret was deleted while the Pod runs.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why, for people. It is no secret."""
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeptVolume: _TypeAlias = KeptVolume  # noqa: Y015
 
 @_typing.final
 class EmptyDir(_message.Message):
@@ -1418,21 +1506,30 @@ class HostPath(_message.Message):
 
     PATH_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int
+    WITHIN_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """Absolute."""
     type: _builtins.str
     """As HostPathVolumeSource.type: "", "Directory", "DirectoryOrCreate", "File",
     "FileOrCreate", "Socket", "CharDevice", "BlockDevice".
     """
+    @_builtins.property
+    def within(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Absolute paths: once all links are resolved, `path` must be one of them or lie below
+        one, or the pool refuses it. What the Pod's namespace may have; the pool's owner may
+        allow less. Empty: the pool's owner alone decides.
+        """
+
     def __init__(
         self,
         *,
         path: _builtins.str = ...,
         type: _builtins.str = ...,
+        within: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "type", b"type", "within", b"within"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

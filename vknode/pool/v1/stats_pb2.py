@@ -25,21 +25,25 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1avknode/pool/v1/stats.proto\x12\x0evknode.pool.v1\x1a\x1fgoogle/protobuf/timestamp.proto\".\n\x10ListStatsRequest\x12\x0c\n\x04uids\x18\x01 \x03(\t\x12\x0c\n\x04\x63\x65ll\x18\x02 \x01(\t\"D\n\x11ListStatsResponse\x12/\n\tsandboxes\x18\x01 \x03(\x0b\x32\x1c.vknode.pool.v1.SandboxStats\"\xa2\x02\n\x0cSandboxStats\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0c\n\x04\x63\x65ll\x18\x04 \x01(\t\x12\x32\n\ncontainers\x18\x05 \x03(\x0b\x32\x1e.vknode.pool.v1.ContainerStats\x12$\n\x05usage\x18\x06 \x01(\x0b\x32\x15.vknode.pool.v1.Usage\x12\"\n\x15network_receive_bytes\x18\x07 \x01(\x04H\x00\x88\x01\x01\x12#\n\x16network_transmit_bytes\x18\x08 \x01(\x04H\x01\x88\x01\x01\x42\x18\n\x16_network_receive_bytesB\x19\n\x17_network_transmit_bytes\"\xda\x01\n\x0e\x43ontainerStats\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\nstarted_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\x05usage\x18\x03 \x01(\x0b\x32\x15.vknode.pool.v1.Usage\x12\"\n\x15root_filesystem_bytes\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x17\n\nlogs_bytes\x18\x05 \x01(\x04H\x01\x88\x01\x01\x42\x18\n\x16_root_filesystem_bytesB\r\n\x0b_logs_bytes\"\xdc\x02\n\x05Usage\x12&\n\x02\x61t\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x63pu_nanoseconds\x18\x02 \x01(\x04\x12 \n\x18memory_working_set_bytes\x18\x03 \x01(\x04\x12\x1f\n\x12memory_usage_bytes\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x1d\n\x10memory_rss_bytes\x18\x05 \x01(\x04H\x01\x88\x01\x01\x12\x18\n\x0bpage_faults\x18\x06 \x01(\x04H\x02\x88\x01\x01\x12\x1e\n\x11major_page_faults\x18\x07 \x01(\x04H\x03\x88\x01\x01\x12\x16\n\tprocesses\x18\x08 \x01(\x04H\x04\x88\x01\x01\x42\x15\n\x13_memory_usage_bytesB\x13\n\x11_memory_rss_bytesB\x0e\n\x0c_page_faultsB\x14\n\x12_major_page_faultsB\x0c\n\n_processesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1avknode/pool/v1/stats.proto\x12\x0evknode.pool.v1\x1a\x1fgoogle/protobuf/timestamp.proto\".\n\x10ListStatsRequest\x12\x0c\n\x04uids\x18\x01 \x03(\t\x12\x0c\n\x04\x63\x65ll\x18\x02 \x01(\t\"D\n\x11ListStatsResponse\x12/\n\tsandboxes\x18\x01 \x03(\x0b\x32\x1c.vknode.pool.v1.SandboxStats\"\xce\x02\n\x0cSandboxStats\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0c\n\x04\x63\x65ll\x18\x04 \x01(\t\x12\x32\n\ncontainers\x18\x05 \x03(\x0b\x32\x1e.vknode.pool.v1.ContainerStats\x12$\n\x05usage\x18\x06 \x01(\x0b\x32\x15.vknode.pool.v1.Usage\x12\"\n\x15network_receive_bytes\x18\x07 \x01(\x04H\x00\x88\x01\x01\x12#\n\x16network_transmit_bytes\x18\x08 \x01(\x04H\x01\x88\x01\x01\x12*\n\x06probes\x18\t \x03(\x0b\x32\x1a.vknode.pool.v1.ProbeStatsB\x18\n\x16_network_receive_bytesB\x19\n\x17_network_transmit_bytes\"\xae\x01\n\nProbeStats\x12\x11\n\tcontainer\x18\x01 \x01(\t\x12\'\n\x04type\x18\x02 \x01(\x0e\x32\x19.vknode.pool.v1.ProbeType\x12\x12\n\nsuccessful\x18\x03 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x04\x12\x0f\n\x07unknown\x18\x05 \x01(\x04\x12\x11\n\tdurations\x18\x06 \x03(\x04\x12\x1c\n\x14\x64uration_nanoseconds\x18\x07 \x01(\x04\"\xda\x01\n\x0e\x43ontainerStats\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\nstarted_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\x05usage\x18\x03 \x01(\x0b\x32\x15.vknode.pool.v1.Usage\x12\"\n\x15root_filesystem_bytes\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x17\n\nlogs_bytes\x18\x05 \x01(\x04H\x01\x88\x01\x01\x42\x18\n\x16_root_filesystem_bytesB\r\n\x0b_logs_bytes\"\xdc\x02\n\x05Usage\x12&\n\x02\x61t\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x63pu_nanoseconds\x18\x02 \x01(\x04\x12 \n\x18memory_working_set_bytes\x18\x03 \x01(\x04\x12\x1f\n\x12memory_usage_bytes\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x1d\n\x10memory_rss_bytes\x18\x05 \x01(\x04H\x01\x88\x01\x01\x12\x18\n\x0bpage_faults\x18\x06 \x01(\x04H\x02\x88\x01\x01\x12\x1e\n\x11major_page_faults\x18\x07 \x01(\x04H\x03\x88\x01\x01\x12\x16\n\tprocesses\x18\x08 \x01(\x04H\x04\x88\x01\x01\x42\x15\n\x13_memory_usage_bytesB\x13\n\x11_memory_rss_bytesB\x0e\n\x0c_page_faultsB\x14\n\x12_major_page_faultsB\x0c\n\n_processes*r\n\tProbeType\x12\x1a\n\x16PROBE_TYPE_UNSPECIFIED\x10\x00\x12\x16\n\x12PROBE_TYPE_STARTUP\x10\x01\x12\x18\n\x14PROBE_TYPE_READINESS\x10\x02\x12\x17\n\x13PROBE_TYPE_LIVENESS\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vknode.pool.v1.stats_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_PROBETYPE']._serialized_start=1283
+  _globals['_PROBETYPE']._serialized_end=1397
   _globals['_LISTSTATSREQUEST']._serialized_start=79
   _globals['_LISTSTATSREQUEST']._serialized_end=125
   _globals['_LISTSTATSRESPONSE']._serialized_start=127
   _globals['_LISTSTATSRESPONSE']._serialized_end=195
   _globals['_SANDBOXSTATS']._serialized_start=198
-  _globals['_SANDBOXSTATS']._serialized_end=488
-  _globals['_CONTAINERSTATS']._serialized_start=491
-  _globals['_CONTAINERSTATS']._serialized_end=709
-  _globals['_USAGE']._serialized_start=712
-  _globals['_USAGE']._serialized_end=1060
+  _globals['_SANDBOXSTATS']._serialized_end=532
+  _globals['_PROBESTATS']._serialized_start=535
+  _globals['_PROBESTATS']._serialized_end=709
+  _globals['_CONTAINERSTATS']._serialized_start=712
+  _globals['_CONTAINERSTATS']._serialized_end=930
+  _globals['_USAGE']._serialized_start=933
+  _globals['_USAGE']._serialized_end=1281
 # @@protoc_insertion_point(module_scope)

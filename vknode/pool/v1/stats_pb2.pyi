@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,6 +19,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ProbeType:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ProbeTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ProbeType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PROBE_TYPE_UNSPECIFIED: _ProbeType.ValueType  # 0
+    """Never sent."""
+    PROBE_TYPE_STARTUP: _ProbeType.ValueType  # 1
+    """startupProbe."""
+    PROBE_TYPE_READINESS: _ProbeType.ValueType  # 2
+    """readinessProbe."""
+    PROBE_TYPE_LIVENESS: _ProbeType.ValueType  # 3
+    """livenessProbe."""
+
+class ProbeType(_ProbeType, metaclass=_ProbeTypeEnumTypeWrapper):
+    """The three probes of a container."""
+
+PROBE_TYPE_UNSPECIFIED: ProbeType.ValueType  # 0
+"""Never sent."""
+PROBE_TYPE_STARTUP: ProbeType.ValueType  # 1
+"""startupProbe."""
+PROBE_TYPE_READINESS: ProbeType.ValueType  # 2
+"""readinessProbe."""
+PROBE_TYPE_LIVENESS: ProbeType.ValueType  # 3
+"""livenessProbe."""
+Global___ProbeType: _TypeAlias = ProbeType  # noqa: Y015
 
 @_typing.final
 class ListStatsRequest(_message.Message):
@@ -85,6 +114,7 @@ class SandboxStats(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     NETWORK_RECEIVE_BYTES_FIELD_NUMBER: _builtins.int
     NETWORK_TRANSMIT_BYTES_FIELD_NUMBER: _builtins.int
+    PROBES_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     """The Pod's UID."""
     namespace: _builtins.str
@@ -105,6 +135,12 @@ class SandboxStats(_message.Message):
     def usage(self) -> Global___Usage:
         """The whole sandbox; absent where the pool only knows containers."""
 
+    @_builtins.property
+    def probes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProbeStats]:
+        """How the probes of its containers have gone, also of those that do not run now. Empty
+        where there are none, and where the pool does not count.
+        """
+
     def __init__(
         self,
         *,
@@ -116,10 +152,11 @@ class SandboxStats(_message.Message):
         usage: Global___Usage | None = ...,
         network_receive_bytes: _builtins.int | None = ...,
         network_transmit_bytes: _builtins.int | None = ...,
+        probes: _abc.Iterable[Global___ProbeStats] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_network_receive_bytes", b"_network_receive_bytes", "_network_transmit_bytes", b"_network_transmit_bytes", "network_receive_bytes", b"network_receive_bytes", "network_transmit_bytes", b"network_transmit_bytes", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_network_receive_bytes", b"_network_receive_bytes", "_network_transmit_bytes", b"_network_transmit_bytes", "cell", b"cell", "containers", b"containers", "name", b"name", "namespace", b"namespace", "network_receive_bytes", b"network_receive_bytes", "network_transmit_bytes", b"network_transmit_bytes", "uid", b"uid", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_network_receive_bytes", b"_network_receive_bytes", "_network_transmit_bytes", b"_network_transmit_bytes", "cell", b"cell", "containers", b"containers", "name", b"name", "namespace", b"namespace", "network_receive_bytes", b"network_receive_bytes", "network_transmit_bytes", b"network_transmit_bytes", "probes", b"probes", "uid", b"uid", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__network_receive_bytes: _TypeAlias = _typing.Literal["network_receive_bytes"]  # noqa: Y015
     _WhichOneofArgType__network_receive_bytes: _TypeAlias = _typing.Literal["_network_receive_bytes", b"_network_receive_bytes"]  # noqa: Y015
@@ -131,6 +168,60 @@ class SandboxStats(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__network_transmit_bytes) -> _WhichOneofReturnType__network_transmit_bytes | None: ...
 
 Global___SandboxStats: _TypeAlias = SandboxStats  # noqa: Y015
+
+@_typing.final
+class ProbeStats(_message.Message):
+    """The answers of one probe of one container, over all its instances. Counted since the pool
+    knows the sandbox or was restarted; questions asked beyond a kubelet's, whose failure has
+    no effect, count only where they succeed.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTAINER_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    SUCCESSFUL_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    UNKNOWN_FIELD_NUMBER: _builtins.int
+    DURATIONS_FIELD_NUMBER: _builtins.int
+    DURATION_NANOSECONDS_FIELD_NUMBER: _builtins.int
+    container: _builtins.str
+    """The container's name in the spec."""
+    type: Global___ProbeType.ValueType
+    """Which of its probes. Required."""
+    successful: _builtins.int
+    """Answers that were a success, a success with a warning included."""
+    failed: _builtins.int
+    """Answers that were a failure."""
+    unknown: _builtins.int
+    """Questions that could not be asked."""
+    duration_nanoseconds: _builtins.int
+    """The time that those took together, in nanoseconds."""
+    @_builtins.property
+    def durations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """How long it took, of all but failures: how many took at most 5, 10, 25, 50, 100, 250,
+        500, 1000, 2500, 5000 and 10000 ms (each answer in the first that fits) and how many
+        took longer; twelve numbers, or none.
+        """
+
+    def __init__(
+        self,
+        *,
+        container: _builtins.str = ...,
+        type: Global___ProbeType.ValueType = ...,
+        successful: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        unknown: _builtins.int = ...,
+        durations: _abc.Iterable[_builtins.int] | None = ...,
+        duration_nanoseconds: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "duration_nanoseconds", b"duration_nanoseconds", "durations", b"durations", "failed", b"failed", "successful", b"successful", "type", b"type", "unknown", b"unknown"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProbeStats: _TypeAlias = ProbeStats  # noqa: Y015
 
 @_typing.final
 class ContainerStats(_message.Message):

@@ -26,29 +26,31 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from vknode.pool.v1 import spec_pb2 as vknode_dot_pool_dot_v1_dot_spec__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bvknode/pool/v1/status.proto\x12\x0evknode.pool.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19vknode/pool/v1/spec.proto\"\xa4\x04\n\x07Sandbox\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0c\n\x04\x63\x65ll\x18\x04 \x01(\t\x12\x0e\n\x06tenant\x18\x05 \x01(\t\x12+\n\x05state\x18\x06 \x01(\x0e\x32\x1c.vknode.pool.v1.SandboxState\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x0f\n\x07message\x18\x08 \x01(\t\x12\x0f\n\x07pod_ips\x18\t \x03(\t\x12\x1b\n\x13observed_generation\x18\n \x01(\x03\x12.\n\ncreated_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\x0finit_containers\x18\x0c \x03(\x0b\x32\x1f.vknode.pool.v1.ContainerStatus\x12\x33\n\ncontainers\x18\r \x03(\x0b\x32\x1f.vknode.pool.v1.ContainerStatus\x12=\n\x14\x65phemeral_containers\x18\x0e \x03(\x0b\x32\x1f.vknode.pool.v1.ContainerStatus\x12&\n\x06phases\x18\x0f \x01(\x0b\x32\x16.vknode.pool.v1.Phases\x12\x10\n\x08\x64\x65leting\x18\x10 \x01(\x08\x12\x15\n\rnetwork_ready\x18\x11 \x01(\x08\x12\x13\n\x0binitialized\x18\x12 \x01(\x08\x12\r\n\x05owner\x18\x13 \x01(\t\"\xdf\x02\n\x0f\x43ontainerStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\x02 \x01(\t\x12\r\n\x05image\x18\x03 \x01(\t\x12\x10\n\x08image_id\x18\x04 \x01(\t\x12\x15\n\rrestart_count\x18\x05 \x01(\x05\x12-\n\x05state\x18\x06 \x01(\x0b\x32\x1e.vknode.pool.v1.ContainerState\x12\x38\n\x10last_termination\x18\x07 \x01(\x0b\x32\x1e.vknode.pool.v1.ContainerState\x12\r\n\x05ready\x18\x08 \x01(\x08\x12\x0f\n\x07started\x18\t \x01(\x08\x12,\n\tresources\x18\n \x01(\x0b\x32\x19.vknode.pool.v1.Resources\x12\x30\n\x04user\x18\x0b \x01(\x0b\x32\x1d.vknode.pool.v1.ContainerUserH\x00\x88\x01\x01\x42\x07\n\x05_user\"F\n\rContainerUser\x12\x0b\n\x03uid\x18\x01 \x01(\x03\x12\x0b\n\x03gid\x18\x02 \x01(\x03\x12\x1b\n\x13supplemental_groups\x18\x03 \x03(\x03\"\xa3\x01\n\x0e\x43ontainerState\x12*\n\x07waiting\x18\x01 \x01(\x0b\x32\x17.vknode.pool.v1.WaitingH\x00\x12*\n\x07running\x18\x02 \x01(\x0b\x32\x17.vknode.pool.v1.RunningH\x00\x12\x30\n\nterminated\x18\x03 \x01(\x0b\x32\x1a.vknode.pool.v1.TerminatedH\x00\x42\x07\n\x05state\"*\n\x07Waiting\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"9\n\x07Running\x12.\n\nstarted_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc7\x01\n\nTerminated\x12\x11\n\texit_code\x18\x01 \x01(\x05\x12\x0e\n\x06signal\x18\x02 \x01(\x05\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12.\n\nstarted_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inished_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0c\x63ontainer_id\x18\x07 \x01(\t\"\x86\x01\n\x0cSandboxEvent\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x12\n\nfield_path\x18\x05 \x01(\t\x12&\n\x02\x61t\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xb7\x01\n\x0cSandboxState\x12\x1d\n\x19SANDBOX_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16SANDBOX_STATE_CREATING\x10\x01\x12\x1a\n\x16SANDBOX_STATE_STARTING\x10\x02\x12\x19\n\x15SANDBOX_STATE_RUNNING\x10\x03\x12\x1b\n\x17SANDBOX_STATE_SUCCEEDED\x10\x04\x12\x18\n\x14SANDBOX_STATE_FAILED\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bvknode/pool/v1/status.proto\x12\x0evknode.pool.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19vknode/pool/v1/spec.proto\"\xc0\x05\n\x07Sandbox\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0c\n\x04\x63\x65ll\x18\x04 \x01(\t\x12\x0e\n\x06tenant\x18\x05 \x01(\t\x12+\n\x05state\x18\x06 \x01(\x0e\x32\x1c.vknode.pool.v1.SandboxState\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x0f\n\x07message\x18\x08 \x01(\t\x12\x0f\n\x07pod_ips\x18\t \x03(\t\x12\x1b\n\x13observed_generation\x18\n \x01(\x03\x12.\n\ncreated_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\x0finit_containers\x18\x0c \x03(\x0b\x32\x1f.vknode.pool.v1.ContainerStatus\x12\x33\n\ncontainers\x18\r \x03(\x0b\x32\x1f.vknode.pool.v1.ContainerStatus\x12=\n\x14\x65phemeral_containers\x18\x0e \x03(\x0b\x32\x1f.vknode.pool.v1.ContainerStatus\x12&\n\x06phases\x18\x0f \x01(\x0b\x32\x16.vknode.pool.v1.Phases\x12\x10\n\x08\x64\x65leting\x18\x10 \x01(\x08\x12\x15\n\rnetwork_ready\x18\x11 \x01(\x08\x12\x13\n\x0binitialized\x18\x12 \x01(\x08\x12\r\n\x05owner\x18\x13 \x01(\t\x12&\n\x06resize\x18\x14 \x01(\x0b\x32\x16.vknode.pool.v1.Resize\x12,\n\tresources\x18\x15 \x01(\x0b\x32\x19.vknode.pool.v1.Resources\x12,\n\tallocated\x18\x16 \x01(\x0b\x32\x19.vknode.pool.v1.Resources\x12\x16\n\x0erestarting_all\x18\x17 \x01(\x08\"\x99\x01\n\x06Resize\x12\x16\n\x0epending_reason\x18\x01 \x01(\t\x12\x17\n\x0fpending_message\x18\x02 \x01(\t\x12\x1a\n\x12pending_generation\x18\x03 \x01(\x03\x12\x13\n\x0bin_progress\x18\x04 \x01(\x08\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\x1e\n\x16in_progress_generation\x18\x06 \x01(\x03\"\x8d\x03\n\x0f\x43ontainerStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\x02 \x01(\t\x12\r\n\x05image\x18\x03 \x01(\t\x12\x10\n\x08image_id\x18\x04 \x01(\t\x12\x15\n\rrestart_count\x18\x05 \x01(\x05\x12-\n\x05state\x18\x06 \x01(\x0b\x32\x1e.vknode.pool.v1.ContainerState\x12\x38\n\x10last_termination\x18\x07 \x01(\x0b\x32\x1e.vknode.pool.v1.ContainerState\x12\r\n\x05ready\x18\x08 \x01(\x08\x12\x0f\n\x07started\x18\t \x01(\x08\x12,\n\tresources\x18\n \x01(\x0b\x32\x19.vknode.pool.v1.Resources\x12\x30\n\x04user\x18\x0b \x01(\x0b\x32\x1d.vknode.pool.v1.ContainerUserH\x00\x88\x01\x01\x12,\n\tallocated\x18\x0c \x01(\x0b\x32\x19.vknode.pool.v1.ResourcesB\x07\n\x05_user\"F\n\rContainerUser\x12\x0b\n\x03uid\x18\x01 \x01(\x03\x12\x0b\n\x03gid\x18\x02 \x01(\x03\x12\x1b\n\x13supplemental_groups\x18\x03 \x03(\x03\"\xa3\x01\n\x0e\x43ontainerState\x12*\n\x07waiting\x18\x01 \x01(\x0b\x32\x17.vknode.pool.v1.WaitingH\x00\x12*\n\x07running\x18\x02 \x01(\x0b\x32\x17.vknode.pool.v1.RunningH\x00\x12\x30\n\nterminated\x18\x03 \x01(\x0b\x32\x1a.vknode.pool.v1.TerminatedH\x00\x42\x07\n\x05state\"*\n\x07Waiting\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"9\n\x07Running\x12.\n\nstarted_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc7\x01\n\nTerminated\x12\x11\n\texit_code\x18\x01 \x01(\x05\x12\x0e\n\x06signal\x18\x02 \x01(\x05\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12.\n\nstarted_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inished_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0c\x63ontainer_id\x18\x07 \x01(\t\"\x86\x01\n\x0cSandboxEvent\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x12\n\nfield_path\x18\x05 \x01(\t\x12&\n\x02\x61t\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xb7\x01\n\x0cSandboxState\x12\x1d\n\x19SANDBOX_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16SANDBOX_STATE_CREATING\x10\x01\x12\x1a\n\x16SANDBOX_STATE_STARTING\x10\x02\x12\x19\n\x15SANDBOX_STATE_RUNNING\x10\x03\x12\x1b\n\x17SANDBOX_STATE_SUCCEEDED\x10\x04\x12\x18\n\x14SANDBOX_STATE_FAILED\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vknode.pool.v1.status_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SANDBOXSTATE']._serialized_start=1693
-  _globals['_SANDBOXSTATE']._serialized_end=1876
+  _globals['_SANDBOXSTATE']._serialized_start=2051
+  _globals['_SANDBOXSTATE']._serialized_end=2234
   _globals['_SANDBOX']._serialized_start=108
-  _globals['_SANDBOX']._serialized_end=656
-  _globals['_CONTAINERSTATUS']._serialized_start=659
-  _globals['_CONTAINERSTATUS']._serialized_end=1010
-  _globals['_CONTAINERUSER']._serialized_start=1012
-  _globals['_CONTAINERUSER']._serialized_end=1082
-  _globals['_CONTAINERSTATE']._serialized_start=1085
-  _globals['_CONTAINERSTATE']._serialized_end=1248
-  _globals['_WAITING']._serialized_start=1250
-  _globals['_WAITING']._serialized_end=1292
-  _globals['_RUNNING']._serialized_start=1294
-  _globals['_RUNNING']._serialized_end=1351
-  _globals['_TERMINATED']._serialized_start=1354
-  _globals['_TERMINATED']._serialized_end=1553
-  _globals['_SANDBOXEVENT']._serialized_start=1556
-  _globals['_SANDBOXEVENT']._serialized_end=1690
+  _globals['_SANDBOX']._serialized_end=812
+  _globals['_RESIZE']._serialized_start=815
+  _globals['_RESIZE']._serialized_end=968
+  _globals['_CONTAINERSTATUS']._serialized_start=971
+  _globals['_CONTAINERSTATUS']._serialized_end=1368
+  _globals['_CONTAINERUSER']._serialized_start=1370
+  _globals['_CONTAINERUSER']._serialized_end=1440
+  _globals['_CONTAINERSTATE']._serialized_start=1443
+  _globals['_CONTAINERSTATE']._serialized_end=1606
+  _globals['_WAITING']._serialized_start=1608
+  _globals['_WAITING']._serialized_end=1650
+  _globals['_RUNNING']._serialized_start=1652
+  _globals['_RUNNING']._serialized_end=1709
+  _globals['_TERMINATED']._serialized_start=1712
+  _globals['_TERMINATED']._serialized_end=1911
+  _globals['_SANDBOXEVENT']._serialized_start=1914
+  _globals['_SANDBOXEVENT']._serialized_end=2048
 # @@protoc_insertion_point(module_scope)

@@ -86,6 +86,10 @@ class Sandbox(_message.Message):
     NETWORK_READY_FIELD_NUMBER: _builtins.int
     INITIALIZED_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
+    RESIZE_FIELD_NUMBER: _builtins.int
+    RESOURCES_FIELD_NUMBER: _builtins.int
+    ALLOCATED_FIELD_NUMBER: _builtins.int
+    RESTARTING_ALL_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     """The Pod's UID."""
     namespace: _builtins.str
@@ -115,6 +119,10 @@ class Sandbox(_message.Message):
     """Everything that init containers had to do is done (condition Initialized)."""
     owner: _builtins.str
     """The agent's identity for this sandbox, as given in CreateSandbox.owner."""
+    restarting_all: _builtins.bool
+    """A container's rule has asked for all containers to be restarted, and that is not
+    done yet (condition AllContainersRestarting).
+    """
     @_builtins.property
     def pod_ips(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Empty until the sandbox has a network; the first is the primary one."""
@@ -139,6 +147,20 @@ class Sandbox(_message.Message):
     def phases(self) -> _spec_pb2.Phases:
         """When each step of its start was done."""
 
+    @_builtins.property
+    def resize(self) -> Global___Resize:
+        """A change of resources that is not carried out yet. Absent: none."""
+
+    @_builtins.property
+    def resources(self) -> _spec_pb2.Resources:
+        """The limits and requests of the whole sandbox that are in force."""
+
+    @_builtins.property
+    def allocated(self) -> _spec_pb2.Resources:
+        """What is set aside for the whole sandbox; differs from `resources` while a resize
+        is in progress, and from the spec while one is pending.
+        """
+
     def __init__(
         self,
         *,
@@ -161,14 +183,64 @@ class Sandbox(_message.Message):
         network_ready: _builtins.bool = ...,
         initialized: _builtins.bool = ...,
         owner: _builtins.str = ...,
+        resize: Global___Resize | None = ...,
+        resources: _spec_pb2.Resources | None = ...,
+        allocated: _spec_pb2.Resources | None = ...,
+        restarting_all: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "phases", b"phases"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["allocated", b"allocated", "created_at", b"created_at", "phases", b"phases", "resize", b"resize", "resources", b"resources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "containers", b"containers", "created_at", b"created_at", "deleting", b"deleting", "ephemeral_containers", b"ephemeral_containers", "init_containers", b"init_containers", "initialized", b"initialized", "message", b"message", "name", b"name", "namespace", b"namespace", "network_ready", b"network_ready", "observed_generation", b"observed_generation", "owner", b"owner", "phases", b"phases", "pod_ips", b"pod_ips", "reason", b"reason", "state", b"state", "tenant", b"tenant", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocated", b"allocated", "cell", b"cell", "containers", b"containers", "created_at", b"created_at", "deleting", b"deleting", "ephemeral_containers", b"ephemeral_containers", "init_containers", b"init_containers", "initialized", b"initialized", "message", b"message", "name", b"name", "namespace", b"namespace", "network_ready", b"network_ready", "observed_generation", b"observed_generation", "owner", b"owner", "phases", b"phases", "pod_ips", b"pod_ips", "reason", b"reason", "resize", b"resize", "resources", b"resources", "restarting_all", b"restarting_all", "state", b"state", "tenant", b"tenant", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Sandbox: _TypeAlias = Sandbox  # noqa: Y015
+
+@_typing.final
+class Resize(_message.Message):
+    """Where a change of resources stands. Both parts may be set: one change is being
+    carried out, and a newer one waits.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PENDING_REASON_FIELD_NUMBER: _builtins.int
+    PENDING_MESSAGE_FIELD_NUMBER: _builtins.int
+    PENDING_GENERATION_FIELD_NUMBER: _builtins.int
+    IN_PROGRESS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    IN_PROGRESS_GENERATION_FIELD_NUMBER: _builtins.int
+    pending_reason: _builtins.str
+    """Why the newest change is not begun: "Deferred" (no room now) or "Infeasible" (it
+    can never be done here). Empty: it is begun or done.
+    """
+    pending_message: _builtins.str
+    """The sentence that goes with `pending_reason`."""
+    pending_generation: _builtins.int
+    """SandboxSpec.generation that `pending_reason` is about."""
+    in_progress: _builtins.bool
+    """Room is set aside and the containers are being changed."""
+    error: _builtins.str
+    """What went wrong while they were changed; it is tried again. Empty: nothing."""
+    in_progress_generation: _builtins.int
+    """SandboxSpec.generation that is being carried out."""
+    def __init__(
+        self,
+        *,
+        pending_reason: _builtins.str = ...,
+        pending_message: _builtins.str = ...,
+        pending_generation: _builtins.int = ...,
+        in_progress: _builtins.bool = ...,
+        error: _builtins.str = ...,
+        in_progress_generation: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "in_progress", b"in_progress", "in_progress_generation", b"in_progress_generation", "pending_generation", b"pending_generation", "pending_message", b"pending_message", "pending_reason", b"pending_reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Resize: _TypeAlias = Resize  # noqa: Y015
 
 @_typing.final
 class ContainerStatus(_message.Message):
@@ -187,6 +259,7 @@ class ContainerStatus(_message.Message):
     STARTED_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
     USER_FIELD_NUMBER: _builtins.int
+    ALLOCATED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """As in the spec."""
     container_id: _builtins.str
@@ -219,6 +292,12 @@ class ContainerStatus(_message.Message):
     def user(self) -> Global___ContainerUser:
         """User the first process runs as, where the pool knows it."""
 
+    @_builtins.property
+    def allocated(self) -> _spec_pb2.Resources:
+        """What is set aside for the container; differs from `resources` while a resize is in
+        progress, and from the spec while one is pending.
+        """
+
     def __init__(
         self,
         *,
@@ -233,10 +312,11 @@ class ContainerStatus(_message.Message):
         started: _builtins.bool = ...,
         resources: _spec_pb2.Resources | None = ...,
         user: Global___ContainerUser | None = ...,
+        allocated: _spec_pb2.Resources | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_user", b"_user", "last_termination", b"last_termination", "resources", b"resources", "state", b"state", "user", b"user"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_user", b"_user", "allocated", b"allocated", "last_termination", b"last_termination", "resources", b"resources", "state", b"state", "user", b"user"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_user", b"_user", "container_id", b"container_id", "image", b"image", "image_id", b"image_id", "last_termination", b"last_termination", "name", b"name", "ready", b"ready", "resources", b"resources", "restart_count", b"restart_count", "started", b"started", "state", b"state", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_user", b"_user", "allocated", b"allocated", "container_id", b"container_id", "image", b"image", "image_id", b"image_id", "last_termination", b"last_termination", "name", b"name", "ready", b"ready", "resources", b"resources", "restart_count", b"restart_count", "started", b"started", "state", b"state", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__user: _TypeAlias = _typing.Literal["user"]  # noqa: Y015
     _WhichOneofArgType__user: _TypeAlias = _typing.Literal["_user", b"_user"]  # noqa: Y015

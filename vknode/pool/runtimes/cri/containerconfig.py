@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+from vknode.pool.engine.wording import not_root_problem
 from vknode.pool.runtimes.cri import layout
 from vknode.pool.runtimes.cri.layout import Layout
 from vknode.pool.runtimes.cri.resources import linux_resources
-from vknode.pool.runtimes.cri.sandboxconfig import namespaces, pod_labels
+from vknode.pool.runtimes.cri.sandboxconfig import namespaces, pod_labels, se_linux_option
 from vknode.pool.runtimes.cri.wire import cri_pb2
 from vknode.pool.runtimes.facts import Failure, Image
 from vknode.pool.v1 import spec_pb2
@@ -40,6 +41,7 @@ _SECCOMP = {
     spec_pb2.SecurityProfile.TYPE_UNCONFINED: cri_pb2.SecurityProfile.Unconfined,
     spec_pb2.SecurityProfile.TYPE_LOCALHOST: cri_pb2.SecurityProfile.Localhost,
 }
+_NO_FILES: Mapping[int, bytes | None] = {}
 
 
 def container_config(
@@ -54,9 +56,17 @@ def container_config(
     mounts: Iterable[cri_pb2.Mount],
     memory_capacity: int,
     target_id: str = "",
+    seccomp_dir: Path | None = None,
+    from_files: Mapping[int, bytes | None] = _NO_FILES,
 ) -> cri_pb2.ContainerConfig:
-    """Raises Failure("CreateContainerConfigError") where a rule of the Pod forbids it."""
-    verify_non_root(spec, container, image)
+    """`from_files` are the values of variables that come from a file, by their index; None:
+    the variable is left out.
+
+    Raises Failure("CreateContainerConfigError") where a rule of the Pod forbids it."""
+    # The engine asks before each start; a runtime that is called otherwise must not forget it.
+    problem = not_root_problem(spec, container, image.uid, image.username)
+    if problem:
+        raise Failure("CreateContainerConfigError", problem)
     replace = _replacer(spec, ips)
     config = cri_pb2.ContainerConfig(
         metadata=cri_pb2.ContainerMetadata(name=container.name, attempt=attempt),
@@ -80,14 +90,16 @@ def container_config(
         tty=container.tty,
         linux=cri_pb2.LinuxContainerConfig(
             resources=linux_resources(spec, container, memory_capacity),
-            security_context=_security(spec, container, image, target_id),
+            security_context=_security(spec, container, image, target_id, seccomp_dir),
         ),
     )
     # A later entry of the same name wins; runtimes differ in which of two they take.
-    env = {entry.name: entry.value for entry in container.env}
-    config.envs.extend(
-        cri_pb2.KeyValue(key=name, value=replace(value).encode()) for name, value in env.items()
-    )
+    env: dict[str, bytes] = {}
+    for index, entry in enumerate(container.env):
+        value = from_files[index] if index in from_files else replace(entry.value).encode()
+        if value is not None:
+            env[entry.name] = value
+    config.envs.extend(cri_pb2.KeyValue(key=name, value=value) for name, value in env.items())
     for device in container.devices:
         config.devices.add(
             container_path=device.container_path,
@@ -97,29 +109,6 @@ def container_config(
     if container.stop_signal:
         config.stop_signal = cri_pb2.Signal.Value(f"SIGNAL_{container.stop_signal}")
     return config
-
-
-def verify_non_root(
-    spec: spec_pb2.SandboxSpec, container: spec_pb2.Container, image: Image
-) -> None:
-    """Refuses uid 0 where the Pod demands a non-root user, in the kubelet's words."""
-    security = container.security
-    if not security.run_as_non_root:
-        return
-    where = f'(pod: "{spec.name}_{spec.namespace}({spec.uid})", container: {container.name})'
-    problem = ""
-    if security.HasField("run_as_user"):
-        if security.run_as_user == 0:
-            problem = f"container's runAsUser breaks non-root policy {where}"
-    elif image.uid is None and image.username:
-        problem = (
-            f"container has runAsNonRoot and image has non-numeric user ({image.username}), "
-            f"cannot verify user is non-root {where}"
-        )
-    elif not image.uid:
-        problem = f"container has runAsNonRoot and image will run as root {where}"
-    if problem:
-        raise Failure("CreateContainerConfigError", problem)
 
 
 def _replacer(spec: spec_pb2.SandboxSpec, ips: Sequence[str]) -> _Replacer:
@@ -138,7 +127,11 @@ class _Replacer:
 
 
 def _security(
-    spec: spec_pb2.SandboxSpec, container: spec_pb2.Container, image: Image, target_id: str
+    spec: spec_pb2.SandboxSpec,
+    container: spec_pb2.Container,
+    image: Image,
+    target_id: str,
+    seccomp_dir: Path | None,
 ) -> cri_pb2.LinuxContainerSecurityContext:
     security, pod = container.security, spec.security
     namespace = namespaces(spec)
@@ -165,6 +158,9 @@ def _security(
             cri_pb2.SecurityProfile.Unconfined,
         ),
     )
+    seccomp = context.seccomp
+    if seccomp.profile_type == cri_pb2.SecurityProfile.Localhost and seccomp_dir is not None:
+        seccomp.localhost_ref = str(seccomp_dir / seccomp.localhost_ref)
     if security.capabilities_add or security.capabilities_drop:
         context.capabilities.add_capabilities.extend(security.capabilities_add)
         context.capabilities.drop_capabilities.extend(security.capabilities_drop)
@@ -178,6 +174,9 @@ def _security(
         context.run_as_user.value = 0  # CRI wants a user with a group
     if security.HasField("run_as_group"):
         context.run_as_group.value = security.run_as_group
+    for label in (pod, security):
+        if label.HasField("se_linux"):
+            context.selinux_options.CopyFrom(se_linux_option(label.se_linux))
     if security.HasField("app_armor") or pod.HasField("app_armor"):
         chosen = security.app_armor if security.HasField("app_armor") else pod.app_armor
         context.apparmor.CopyFrom(_profile(chosen, cri_pb2.SecurityProfile.RuntimeDefault))

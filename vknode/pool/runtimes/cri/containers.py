@@ -18,6 +18,7 @@ from vknode.pool.runtimes.facts import (
     ContainerExit,
     ContainerRef,
     Failure,
+    RuntimeAway,
     StartedContainer,
 )
 
@@ -25,6 +26,8 @@ from vknode.pool.runtimes.facts import (
 CALL = 120.0
 # What a stop may take beyond its grace, when the machine is busy.
 _KILL_SLACK = 120.0
+# Until an instance whose start was given up is removed again.
+REMOVE_AGAIN = 10.0
 # Between an end and the moment the runtime's own books show it, output drained.
 _SETTLE = 30.0
 MAX_MESSAGE = 4096
@@ -36,6 +39,9 @@ class Containers:
         self._client = client
         self._paths = paths
         self._pool = pool
+        # Instances whose start was given up and which could not be removed then.
+        self._given_up: dict[tuple[str, str], set[ContainerRef]] = {}
+        self._any_given_up = asyncio.Event()
 
     async def create(
         self,
@@ -44,7 +50,11 @@ class Containers:
         sandbox_config: cri_pb2.PodSandboxConfig,
     ) -> str:
         """The new instance's ID. An instance of the same attempt, left by a call whose
-        answer was lost, makes way. Raises Failure("CreateContainerError")."""
+        answer was lost, makes way, and one whose start was given up: it may run yet. Raises
+        Failure("CreateContainerError")."""
+        await self._remove_given_up(
+            config.labels[layout.POD_UID], config.labels[layout.CONTAINER_NAME]
+        )
         request = cri_pb2.CreateContainerRequest(
             pod_sandbox_id=sandbox_id, config=config, sandbox_config=sandbox_config
         )
@@ -65,15 +75,19 @@ class Containers:
         raise AssertionError("unreachable")
 
     async def start(self, ref: ContainerRef) -> StartedContainer:
-        """Raises Failure("RunContainerError"); the instance is removed then."""
+        """Raises Failure("RunContainerError"); the instance is removed then, at the latest
+        before the next one of this container is created."""
         request = cri_pb2.StartContainerRequest(container_id=ref.id)
         try:
             await self._client.call(
                 "RunContainerError", self._client.runtime.StartContainer(request, timeout=CALL)
             )
         except (NotFound, Failure) as error:
-            with contextlib.suppress(Failure):
+            try:
                 await self.remove(ref)
+            except Failure:
+                self._given_up.setdefault((ref.uid, ref.name), set()).add(ref)
+                self._any_given_up.set()
             if isinstance(error, NotFound):
                 raise Failure("RunContainerError", str(error)) from None
             raise
@@ -175,6 +189,39 @@ class Containers:
             log = self._paths.log_file(ref.uid, ref.name, ref.attempt)
             text = tail_text(log, _FALLBACK_LINES, _FALLBACK_BYTES)
         return text
+
+    def forget(self, uid: str) -> None:
+        """Nothing of a sandbox is left."""
+        for key in [key for key in self._given_up if key[0] == uid]:
+            del self._given_up[key]
+
+    async def run(self) -> None:
+        """For ever: what was given up must not come to life where no next instance is
+        created, either."""
+        while True:
+            await self._any_given_up.wait()
+            await asyncio.sleep(REMOVE_AGAIN)
+            for uid, name in list(self._given_up):
+                with contextlib.suppress(Failure):
+                    await self._remove_given_up(uid, name)
+                if not self._given_up.get((uid, name)):
+                    self._given_up.pop((uid, name), None)
+            if not self._given_up:
+                self._any_given_up.clear()
+
+    async def _remove_given_up(self, uid: str, name: str) -> None:
+        left = self._given_up.get((uid, name), set())
+        for ref in left.copy():
+            try:
+                await self.remove(ref)
+            except RuntimeAway:
+                raise
+            except Failure as failure:
+                raise Failure(
+                    "CreateContainerError",
+                    f"an earlier instance cannot be removed: {failure.message}",
+                ) from None
+            left.discard(ref)
 
     async def _make_way(self, config: cri_pb2.ContainerConfig) -> None:
         uid, name = config.labels[layout.POD_UID], config.labels[layout.CONTAINER_NAME]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vknode.pool.runtimes.cri import resolvconf
 from vknode.pool.runtimes.cri.wire import cri_pb2
 from vknode.pool.v1 import cell_pb2
 
@@ -30,6 +31,10 @@ class Features:
     recursive_read_only: frozenset[str] = frozenset()  # handlers
     strict_groups: bool = False
     app_armor: bool = False
+    se_linux: bool = False  # in force on the host; else a runtime ignores labels
+    port_mappings: bool = False  # the network maps ports of the host
+    cgroupfs: bool = False  # it makes control groups itself, not by systemd
+    pod_cgroups: bool = False  # each Pod has one of its own
     memory_capacity: int = field(default_factory=memory_capacity)
 
     @property
@@ -42,6 +47,13 @@ class Features:
         if self.containerd:
             return self.version >= (2, 2)
         return self.name == "cri-o" and self.version >= (1, 33)
+
+    @property
+    def image_volumes(self) -> bool:
+        """Mount.image is honoured."""
+        if self.containerd:
+            return self.version >= (2, 1)
+        return self.name == "cri-o" and self.version >= (1, 31)
 
 
 def learn(version: cri_pb2.VersionResponse, status: cri_pb2.StatusResponse) -> Features:
@@ -57,6 +69,10 @@ def learn(version: cri_pb2.VersionResponse, status: cri_pb2.StatusResponse) -> F
             h.name for h in status.runtime_handlers if h.features.recursive_read_only_mounts
         ),
         strict_groups=status.features.supplemental_groups_policy,
+        port_mappings=version.runtime_name == "cri-o"
+        or _maps_ports(status.info.get("cniconfig", "")),
+        cgroupfs=_makes_cgroups(status.info.get("config", "")),
+        se_linux=Path("/sys/fs/selinux/enforce").exists(),
         app_armor=_read("/sys/module/apparmor/parameters/enabled").startswith("Y"),
     )
 
@@ -71,7 +87,7 @@ def not_ready(status: cri_pb2.StatusResponse) -> tuple[str, str] | None:
     return None
 
 
-def node_info(version: cri_pb2.VersionResponse) -> cell_pb2.NodeInfo:
+def node_info(version: cri_pb2.VersionResponse, resolv_conf: Path) -> cell_pb2.NodeInfo:
     """Facts of the host this pool runs on; CRI tells none of them."""
     machine = platform.machine()
     return cell_pb2.NodeInfo(
@@ -82,7 +98,32 @@ def node_info(version: cri_pb2.VersionResponse) -> cell_pb2.NodeInfo:
         os_image=_os_image(),
         machine_id=_read("/etc/machine-id").strip(),
         boot_id=_read("/proc/sys/kernel/random/boot_id").strip(),
+        host_dns=resolvconf.parse(_read(str(resolv_conf))),
     )
+
+
+def _maps_ports(text: str) -> bool:
+    """Whether a plugin of containerd's CNI configuration has that capability."""
+    try:
+        config: Any = json.loads(text) if text else {}
+        return any(
+            plugin["Network"].get("capabilities", {}).get("portMappings")
+            for network in config.get("Networks") or ()
+            for plugin in network["Config"].get("Plugins") or ()
+        )
+    except (ValueError, AttributeError, KeyError, TypeError):
+        return False
+
+
+def _makes_cgroups(text: str) -> bool:
+    """containerd tells its driver in the default runtime's options; others do not here."""
+    try:
+        containerd: Any = json.loads(text).get("containerd", {}) if text else {}
+        runtimes = containerd.get("runtimes") or {}
+        options = runtimes[containerd.get("defaultRuntimeName") or "runc"].get("options") or {}
+    except (ValueError, AttributeError, KeyError):
+        return False
+    return not options.get("SystemdCgroup", False)
 
 
 def _handlers_of_config(text: str) -> set[str]:

@@ -14,10 +14,11 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
+import stat
 import time
 from pathlib import Path
 
+from vknode.pool.runtimes.cri import trees
 from vknode.pool.v1 import spec_pb2
 
 _DATA = "..data"
@@ -26,18 +27,19 @@ _DATA = "..data"
 def write(volume: Path, files: spec_pb2.Files, *, fs_group: int | None) -> bool:
     """Brings the folder to this content. Returns False where it had it already.
 
-    With `fs_group` the files belong to that group and it may read them. Raises OSError.
+    With `fs_group` all belongs to that group and it may read it, as
+    pkg/volume/volume_linux.go does it for read-only volumes. Raises OSError.
     """
     current = _current(volume)
     if current is not None and _same(current, files, fs_group):
-        _link(volume, current, files)  # in case a crash cut that off the last time
+        _link(volume, current, files, fs_group)  # in case a crash cut that off the last time
         return False
     payload = _write_payload(volume, files, fs_group)
     temporary = volume / "..data_tmp"
     temporary.unlink(missing_ok=True)
-    temporary.symlink_to(payload.name)
+    _symlink(temporary, payload.name, fs_group)
     temporary.rename(volume / _DATA)
-    _link(volume, payload, files)
+    _link(volume, payload, files, fs_group)
     return True
 
 
@@ -55,25 +57,32 @@ def _write_payload(volume: Path, files: spec_pb2.Files, fs_group: int | None) ->
                 folders.add(folder)
         _write_file(path, file, fs_group)
     for folder in folders:
-        folder.chmod(0o755)
         if fs_group is not None:
             os.chown(folder, -1, fs_group)
+        folder.chmod(0o755 | (stat.S_ISGID if fs_group is not None else 0))
     return payload
 
 
-def _link(volume: Path, payload: Path, files: spec_pb2.Files) -> None:
+def _symlink(link: Path, target: str, fs_group: int | None, user: int = -1) -> None:
+    link.symlink_to(target)
+    if fs_group is not None or user != -1:
+        os.chown(link, user, -1 if fs_group is None else fs_group, follow_symlinks=False)
+
+
+def _link(volume: Path, payload: Path, files: spec_pb2.Files, fs_group: int | None) -> None:
     """One link for each first part of a path, and nothing beside these and `payload`."""
     wanted = {file.path.split("/", 1)[0] for file in files.files}
+    users = {file.path: file.user for file in files.files if file.HasField("user")}
     for name in wanted:
         link = volume / name
         if not link.is_symlink():
-            link.symlink_to(f"{_DATA}/{name}")
+            _symlink(link, f"{_DATA}/{name}", fs_group, users.get(name, -1))
     for entry in list(volume.iterdir()):
         ours = entry.name.startswith("..")
         if entry.name in (_DATA, payload.name) or (not ours and entry.name in wanted):
             continue
         if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
+            trees.remove(entry)
         else:
             entry.unlink()
 

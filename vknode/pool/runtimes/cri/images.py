@@ -13,10 +13,15 @@ import re
 from collections.abc import Callable, Coroutine, Hashable, Sequence
 from typing import Any, Generic, TypeVar
 
+import structlog
+
 from vknode.pool.runtimes.cri.client import CriClient, NotFound
+from vknode.pool.runtimes.cri.pullrecords import PullRecords, repository_of
 from vknode.pool.runtimes.cri.wire import cri_pb2
-from vknode.pool.runtimes.facts import Failure, Image
+from vknode.pool.runtimes.facts import Failure, Image, RuntimeAway
 from vknode.pool.v1 import spec_pb2
+
+log = structlog.get_logger()
 
 Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")
@@ -77,7 +82,7 @@ def matching(
     reference: str, credentials: Sequence[spec_pb2.RegistryCredential]
 ) -> list[spec_pb2.RegistryCredential]:
     """Those that fit a normalized reference, the most specific registry first."""
-    repository = _repository(reference)
+    repository = repository_of(reference)
     host, _, path = repository.partition("/")
     found: list[tuple[str, spec_pb2.RegistryCredential]] = []
     for credential in credentials:
@@ -94,15 +99,9 @@ def matching(
     return [credential for _, credential in found]
 
 
-def _repository(reference: str) -> str:
-    name = reference.partition("@")[0]
-    head, colon, tag = name.rpartition(":")
-    return head if colon and "/" not in tag else name
-
-
 def from_cri(reference: str, image: cri_pb2.Image, *, pulled: bool) -> Image:
     """The pool's view of an image the runtime has."""
-    repository = _repository(reference)
+    repository = repository_of(reference)
     digests = [d for d in image.repo_digests if d.partition("@")[0] == repository]
     return Image(
         reference=reference,
@@ -114,11 +113,16 @@ def from_cri(reference: str, image: cri_pb2.Image, *, pulled: bool) -> Image:
     )
 
 
+def _names(image: cri_pb2.Image) -> list[str]:
+    return [*image.repo_tags, *image.repo_digests]
+
+
 class Images:
     """Makes sure that images are there. One for all sandboxes of a runtime."""
 
-    def __init__(self, client: CriClient) -> None:
+    def __init__(self, client: CriClient, records: PullRecords) -> None:
         self._client = client
+        self._records = records
         self._pulls: Shared[tuple[str, bytes], Image] = Shared()
         self._looks: Shared[str, cri_pb2.Image | None] = Shared()
 
@@ -130,16 +134,16 @@ class Images:
     ) -> Image:
         """Raises Failure as `Runtime.ensure_image` tells."""
         full = normalize(reference)
+        fitting = matching(full, credentials)
         if policy != spec_pb2.IMAGE_PULL_POLICY_ALWAYS:
             present = await self._looks.get(full, lambda: self.status(full))
-            if present is not None:
+            if present is not None and self._may_use(present, full, fitting):
                 return from_cri(full, present, pulled=False)
             if policy == spec_pb2.IMAGE_PULL_POLICY_NEVER:
                 raise Failure(
                     "ErrImageNeverPull",
                     f'Container image "{reference}" is not present with pull policy of Never',
                 )
-        fitting = matching(full, credentials)
         key = (full, b"\0".join(c.SerializeToString(deterministic=True) for c in fitting))
         return await self._pulls.get(key, lambda: self._pull(full, fitting))
 
@@ -154,7 +158,50 @@ class Images:
             return None
         return answer.image if answer.HasField("image") and answer.image.id else None
 
+    def _may_use(
+        self,
+        image: cri_pb2.Image,
+        reference: str,
+        credentials: Sequence[spec_pb2.RegistryCredential],
+    ) -> bool:
+        return self._records.may_use(image.id, _names(image), reference, credentials)
+
+    async def open(self) -> None:
+        """Once the runtime can be asked. Raises Failure."""
+        answer = await self._client.call(
+            "ImageInspectError",
+            self._client.image.ListImages(cri_pb2.ListImagesRequest(), timeout=60),
+        )
+        try:
+            self._records.open({image.id: _names(image) for image in answer.images})
+        except OSError as error:
+            raise Failure("StateDirectory", f"pull records: {error.strerror}") from error
+
     async def _pull(self, reference: str, credentials: list[spec_pb2.RegistryCredential]) -> Image:
+        try:
+            self._records.begin(reference)
+        except OSError as error:
+            text = f"failed to record image pull intent for image {reference!r}: {error.strerror}"
+            raise Failure("ErrImagePull", text) from error
+        known = False  # and recorded, what became of it
+        try:
+            try:
+                got, credential = await self._pull_with_any(reference, credentials)
+            except Failure as error:
+                known = not isinstance(error, RuntimeAway)
+                raise
+            present = await self.status(got or reference)
+            if present is None:
+                raise Failure("ErrImagePull", f"{reference} vanished right after its pull")
+            known = self._record(present.id, reference, credential)
+            return from_cri(reference, present, pulled=True)
+        finally:
+            self._records.end(reference, told=known)
+
+    async def _pull_with_any(
+        self, reference: str, credentials: list[spec_pb2.RegistryCredential]
+    ) -> tuple[str, spec_pb2.RegistryCredential | None]:
+        """The runtime's name of it, and what it was pulled with."""
         spec = cri_pb2.ImageSpec(image=reference, user_specified_image=reference)
         errors: list[Failure] = []
         attempts: list[spec_pb2.RegistryCredential | None] = [*credentials]
@@ -180,11 +227,19 @@ class Images:
                     raise
                 errors.append(error)
             else:
-                present = await self.status(answer.image_ref or reference)
-                if present is None:
-                    raise Failure("ErrImagePull", f"{reference} vanished right after its pull")
-                return from_cri(reference, present, pulled=True)
+                return answer.image_ref, credential
         raise errors[-1]
+
+    def _record(
+        self, image: str, reference: str, credential: spec_pb2.RegistryCredential | None
+    ) -> bool:
+        try:
+            self._records.pulled(image, reference, credential)
+        except OSError as error:
+            # Whoever wants it next has to pull again.
+            log.warning("pull_not_recorded", image=reference, error=error.strerror)
+            return False
+        return True
 
 
 class Shared(Generic[Key, Result]):

@@ -15,6 +15,15 @@ class Known:
         self.sandboxes: dict[str, str] = {}
         self.stopping: set[str] = set()
         self.ended: set[str] = set()
+        self.memory_limits: dict[str, int] = {}  # bytes, by container ID; 0 or -1: none
+        # By UID, as their annotations have them.
+        self.storage_limits: dict[str, str] = {}
+        self.host_ports: dict[str, str] = {}
+        # UID to the Pod as messages name it: "NAME_NAMESPACE(UID)".
+        self.pods: dict[str, str] = {}
+
+    def name_pod(self, uid: str, namespace: str, name: str) -> None:
+        self.pods[uid] = f"{name}_{namespace}({uid})"
 
     def newest(self, uid: str, name: str) -> ContainerRef | None:
         """The newest instance of a container."""
@@ -27,6 +36,7 @@ class Known:
     def forget_container(self, container_id: str) -> None:
         self.containers.pop(container_id, None)
         self.started.pop(container_id, None)
+        self.memory_limits.pop(container_id, None)
         self.ended.discard(container_id)
 
     def forget_sandbox(self, sandbox_id: str) -> None:
@@ -38,3 +48,6 @@ class Known:
             self.forget_container(ref.id)
         for sandbox_id in [i for i, owner in self.sandboxes.items() if owner == uid]:
             self.forget_sandbox(sandbox_id)
+        self.pods.pop(uid, None)
+        self.storage_limits.pop(uid, None)
+        self.host_ports.pop(uid, None)

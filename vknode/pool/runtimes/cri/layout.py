@@ -6,7 +6,9 @@ step and nothing of a namesake is ever touched:
     STATE/pods/UID/etc-hosts
     STATE/pods/UID/volumes/NAME/…            (on disk)
     STATE/pods/UID/containers/NAME/ATTEMPT.termination
+    STATE/pods/UID/containers/NAME/ATTEMPT.mounts/INDEX    (sub paths and host paths, bound)
     STATE/pods/UID/logs/NAME/ATTEMPT.log
+    STATE/pulls/…                            (who may use which image: `pullrecords`)
     MEMORY/UID/volumes/NAME/…                (tmpfs: sensitive files, emptyDir in memory)
 """
 
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vknode.pool.runtimes.facts import Failure
+from vknode.pool.v1 import spec_pb2
 
 # The kubelet's, so that crictl and node agents show our sandboxes by Pod.
 POD_NAME = "io.kubernetes.pod.name"
@@ -28,6 +31,11 @@ CONTAINER_NAME = "io.kubernetes.container.name"
 POOL = "vknode.dev/pool"
 CELL = "vknode.dev/owner-cell"
 TENANT = "vknode.dev/tenant"
+# Annotations on sandboxes: what of the spec a new process must know.
+STORAGE_LIMITS = "vknode.dev/storage-limits"
+HOST_PORTS = "vknode.dev/host-ports"
+# IPs of a sandbox in its host's network, for which the runtime tells none.
+HOST_IPS = "vknode.dev/host-ips"
 # Annotations on containers: what an exit needs, whoever asks.
 TERMINATION_PATH = "vknode.dev/termination-message-file"
 TERMINATION_FALLBACK = "vknode.dev/termination-message-fallback-to-logs"
@@ -54,6 +62,10 @@ class Layout:
     state_dir: Path
     memory_dir: Path
 
+    @property
+    def pulls(self) -> Path:
+        return self.state_dir / "pulls"
+
     def pod(self, uid: str) -> Path:
         return self.state_dir / "pods" / safe_name("sandbox UID", uid)
 
@@ -76,9 +88,28 @@ class Layout:
         name = safe_name("container", container)
         return self.pod(uid) / "containers" / name / f"{attempt}.termination"
 
+    def bound(self, uid: str, container: str, attempt: int) -> Path:
+        file = self.termination_file(uid, container, attempt)
+        return file.with_name(f"{attempt}.mounts")
+
     def volume(self, uid: str, name: str, *, memory: bool) -> Path:
         base = self.memory(uid) if memory else self.pod(uid)
         return base / "volumes" / safe_name("volume", name)
+
+
+def local_volume(paths: Layout, uid: str, volume: spec_pb2.Volume) -> Path:
+    """The folder of a volume that is ours. Raises Failure for any other."""
+    match volume.WhichOneof("source"):
+        case "empty_dir":
+            return paths.volume(uid, volume.name, memory=volume.empty_dir.memory)
+        case "files":
+            return paths.volume(uid, volume.name, memory=volume.files.sensitive)
+        case other:
+            raise Failure(
+                "CreateContainerConfigError",
+                f"volume {volume.name!r}: source {other} is not supported",
+                retryable=False,
+            )
 
 
 def ours(labels: Mapping[str, str], pool: str) -> bool:

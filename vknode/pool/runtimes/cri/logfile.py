@@ -1,15 +1,24 @@
-"""Log files on disk: where to start, how to go on when more is written or rotated."""
+"""Log files on disk: where to start, how to go on when more is written or rotated.
+
+A runtime that is told to open a log anew starts with the new file at once, and writes what
+it still holds of the old one a moment later; likewise the last lines of a container may come
+after its end was told. So a file that is over is only left once nobody has it open for
+writing any more.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
+import signal
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+from vknode.pool.inotify import Inotify
 from vknode.pool.runtimes.base import Failure, LogOptions
-from vknode.pool.runtimes.cri.inotify import Inotify
 from vknode.pool.runtimes.cri.logformat import (
     LogDecoder,
     count_lines,
@@ -17,11 +26,14 @@ from vknode.pool.runtimes.cri.logformat import (
     first_time,
     tail_start,
 )
+from vknode.pool.runtimes.cri.rotation import rotated
 
 _BLOCK = 64 * 1024
 _PIECE = 64 * 1024
 # A search by time stops where the rest is quick to read anyway.
 _SEARCH_UNTIL = 4 * _BLOCK
+# Seconds that a writer has to close a file that is over.
+_CLOSING = 2.0
 
 
 async def read_log(
@@ -45,9 +57,11 @@ async def read_log(
         elif options.since is not None:
             os.lseek(file, _since_offset(file, options.since), os.SEEK_SET)
         changed = None
+        closing_until: float | None = None
         while not decoder.done:
             # Looked at before the read: what was written before the end is then read.
-            over = ended.is_set() or not options.follow
+            ended_before = ended.is_set()
+            replaced = _replaced(opened[0], path)
             data = os.read(opened[0], _BLOCK)
             if data:
                 text = decoder.feed(data)
@@ -55,10 +69,21 @@ async def read_log(
                     yield text[start : start + _PIECE]
                 await asyncio.sleep(0)
                 continue
-            if _rotated(opened, path):
-                continue
-            if over:
-                break
+            now = time.monotonic()
+            if ended_before or replaced:
+                if closing_until is None:
+                    closing_until = now + _CLOSING
+                open_still = now < closing_until and _open_for_writing(opened[0])
+                if not open_still and _unread(opened[0]):
+                    continue  # written between the read and the close
+            else:
+                open_still = False
+            if not open_still:
+                if _go_on(opened, path):
+                    closing_until = None
+                    continue
+                if ended_before or not options.follow:
+                    break
             if changed is None:
                 # Watch first, then read once more: nothing falls between the two.
                 try:
@@ -66,32 +91,76 @@ async def read_log(
                 except OSError as error:
                     raise Failure("LogWatch", f"cannot follow the log: {error.strerror}") from None
                 continue
-            await _first_of(changed, ended)
+            if open_still and closing_until is not None:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), closing_until - now)
+            else:
+                await _first_of(changed, ended)
             changed.clear()
         rest = decoder.finish()
         if rest:
             yield rest
 
 
-def _rotated(opened: list[int], path: Path) -> bool:
-    """Goes on with the new file, or at the start of a truncated one."""
-    old = os.fstat(opened[0])
+def _replaced(file: int, path: Path) -> bool:
+    """Whether the runtime writes to another file now."""
     try:
         new = path.stat()
     except FileNotFoundError:
         return False
-    if (new.st_dev, new.st_ino) != (old.st_dev, old.st_ino):
-        try:
-            fresh = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        os.close(opened[0])
-        opened[0] = fresh
+    # A runtime makes the new file first and stops writing to the old one then.
+    return not os.path.samestat(new, os.fstat(file)) and new.st_size > 0
+
+
+def _unread(file: int) -> bool:
+    return os.fstat(file).st_size > os.lseek(file, 0, os.SEEK_CUR)
+
+
+def _open_for_writing(file: int) -> bool:
+    """Whether anybody has it open for writing: only then a read lease is refused with EAGAIN
+    (fcntl(2), F_SETLEASE). False where the file system has no leases."""
+    try:
+        # Whoever opens it just now breaks the lease; the usual signal for that kills.
+        fcntl.fcntl(file, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except BlockingIOError:
         return True
-    if old.st_size < os.lseek(opened[0], 0, os.SEEK_CUR):
-        os.lseek(opened[0], 0, os.SEEK_SET)
-        return True
+    except OSError:
+        return False
+    fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     return False
+
+
+def _go_on(opened: list[int], path: Path) -> bool:
+    """Goes on with the file after this one, or at the start of a truncated one."""
+    old = os.fstat(opened[0])
+    if not _replaced(opened[0], path):
+        truncated = old.st_size < os.lseek(opened[0], 0, os.SEEK_CUR)
+        if truncated:
+            os.lseek(opened[0], 0, os.SEEK_SET)
+        return truncated
+    try:
+        fresh = os.open(_next_log(old, path), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    os.close(opened[0])
+    opened[0] = fresh
+    return True
+
+
+def _next_log(old: os.stat_result, path: Path) -> Path:
+    """A slow reader may be more than one rotation behind, and its file compressed by now:
+    then the next one is the first that was written to no earlier."""
+    names = sorted(file for file in rotated(path) if file.suffix not in (".gz", ".tmp"))
+    later = path
+    for file, following in zip(names, [*names[1:], path], strict=True):
+        with contextlib.suppress(FileNotFoundError):
+            found = file.stat()
+            if os.path.samestat(found, old):
+                return following
+            if later == path and found.st_mtime_ns >= old.st_mtime_ns:
+                later = file
+    return later
 
 
 async def _first_of(one: asyncio.Event, other: asyncio.Event) -> None:

@@ -4,29 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator, Coroutine, Sequence
 
 import structlog
 
+from vknode.pool.inotify import Inotify
+from vknode.pool.probes import gowords
+from vknode.pool.probes.network import Network
 from vknode.pool.runtimes.base import ExecStreams, LogOptions, RuntimeInfo
 from vknode.pool.runtimes.cri import features as features_
-from vknode.pool.runtimes.cri import layout, support
-from vknode.pool.runtimes.cri import stats as stats_
-from vknode.pool.runtimes.cri.client import CriClient, NotFound
+from vknode.pool.runtimes.cri import hostports, layout, support
+from vknode.pool.runtimes.cri.client import CriClient
+from vknode.pool.runtimes.cri.commands import Commands
 from vknode.pool.runtimes.cri.containerconfig import container_config
-from vknode.pool.runtimes.cri.containers import CALL, Containers, ref_of
+from vknode.pool.runtimes.cri.containers import Containers, ref_of
 from vknode.pool.runtimes.cri.events import Ended, EventWatch
 from vknode.pool.runtimes.cri.features import Features
+from vknode.pool.runtimes.cri.hostports import HostPorts
 from vknode.pool.runtimes.cri.images import Images
-from vknode.pool.runtimes.cri.inotify import Inotify
 from vknode.pool.runtimes.cri.known import Known
 from vknode.pool.runtimes.cri.layout import Layout
 from vknode.pool.runtimes.cri.logfile import read_log
 from vknode.pool.runtimes.cri.options import CriOptions
-from vknode.pool.runtimes.cri.resources import linux_resources
+from vknode.pool.runtimes.cri.podcgroup import PodCgroups
+from vknode.pool.runtimes.cri.preparing import Preparer
+from vknode.pool.runtimes.cri.pullrecords import PullRecords
+from vknode.pool.runtimes.cri.resizing import Resizer
+from vknode.pool.runtimes.cri.resources import pod_limits
+from vknode.pool.runtimes.cri.rotation import LogRotation, rotated
 from vknode.pool.runtimes.cri.sandboxconfig import sandbox_config
 from vknode.pool.runtimes.cri.sandboxes import Sandboxes
 from vknode.pool.runtimes.cri.sessions import Sessions
+from vknode.pool.runtimes.cri.storage import StorageLimits, StorageWatch, limits_of
+from vknode.pool.runtimes.cri.usage import Usage
 from vknode.pool.runtimes.cri.volumes import Volumes
 from vknode.pool.runtimes.cri.wire import cri_pb2
 from vknode.pool.runtimes.facts import (
@@ -38,6 +49,7 @@ from vknode.pool.runtimes.facts import (
     HealthChanged,
     Image,
     ObservedSandbox,
+    ProbeOutcome,
     RunningSandbox,
     RuntimeAway,
     RuntimeEvent,
@@ -65,18 +77,31 @@ class CriRuntime:
 
     def __init__(self, options: CriOptions) -> None:
         self._options = options
-        # The runtime has another working folder than we.
-        state_dir = options.state_dir.absolute()
-        self._paths = Layout(state_dir, (options.memory_dir or state_dir / "memory").absolute())
+        # The runtime has another working folder than we, and the kernel tells mounts by
+        # their real path: one that was missed would be emptied with the folder it is in.
+        state_dir = options.state_dir.resolve()
+        self._paths = Layout(state_dir, (options.memory_dir or state_dir / "memory").resolve())
         self._client = CriClient(options.endpoint)
         self._known = Known()
         self._features = Features()
-        self._images = Images(self._client)
+        self._images = Images(self._client, PullRecords(self._paths.pulls))
         self._volumes = Volumes(self._paths, options.host_path_prefixes)
+        self._preparer = Preparer(self._images, self._volumes, options.host_path_timeout)
         self._containers = Containers(self._client, self._paths, options.pool)
         self._sandboxes = Sandboxes(self._client, self._containers, self._known, options.pool)
         self._sessions = Sessions(self._client)
+        self._commands = Commands(self._client)
+        self._network = Network()
+        self._usage = Usage(self._client, self._known, self._paths, options.pool)
+        self._storage = StorageWatch(self._paths, self._usage.layers, options.storage_interval)
+        self._rotation = LogRotation(self._client, self._known, self._paths, options.logs)
+        self._resizer = Resizer(self._client, self._known)
+        self._cgroups: PodCgroups | None = None
         self._inotify = Inotify()
+        self._host_ports = HostPorts()
+        # Of each inventory under way: what has let go since it was begun, and whether
+        # nothing is left of it.
+        self._inventories: list[dict[str, bool]] = []
 
     # --- the connection ---
 
@@ -95,18 +120,32 @@ class CriRuntime:
         if problem is not None:
             raise RuntimeAway(f"{problem[0]}: {problem[1]}")
         self._features = features_.learn(version, status)
+        if self._options.cell_memory:
+            self._features = dataclasses.replace(
+                self._features, memory_capacity=self._options.cell_memory
+            )
+        if self._options.pod_cgroups and self._features.cgroupfs:
+            parent = self._options.cgroup_parent or f"/vknode/{self._options.pool}"
+            self._cgroups = PodCgroups.find(parent)
+            self._features = dataclasses.replace(
+                self._features, pod_cgroups=self._cgroups is not None
+            )
         self._paths.state_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+        await self._images.open()
         return RuntimeInfo(
             scheme=version.runtime_name,
             version=version.runtime_version,
             handlers=tuple(sorted(h for h in self._features.handlers if h)),
-            node=features_.node_info(version),
+            node=features_.node_info(version, self._options.resolv_conf),
         )
 
     async def close(self) -> None:
         await self._sandboxes.close()
         await self._client.close()
+        self._network.close()
         self._volumes.close()
+        if self._cgroups is not None:
+            self._cgroups.close()
 
     # --- what is there ---
 
@@ -114,7 +153,24 @@ class CriRuntime:
         return support.problems(spec, self._options, self._features)
 
     async def inventory(self) -> list[ObservedSandbox]:
-        return await self._sandboxes.inventory()
+        ended: dict[str, bool] = {}
+        self._inventories.append(ended)
+        try:
+            found = await self._sandboxes.inventory()
+        finally:
+            self._inventories = [other for other in self._inventories if other is not ended]
+        for uid, gone in ended.items():
+            if gone:
+                self._known.forget_uid(uid)
+        for sandbox in found:
+            if sandbox.uid in ended:
+                continue  # it had what was listed, and has let go of it meanwhile
+            text = self._known.storage_limits.get(sandbox.uid, "")
+            self._storage.add(sandbox.uid, StorageLimits.load(text) if sandbox.ready else None)
+            if sandbox.ready:
+                ports = hostports.load(self._known.host_ports.get(sandbox.uid, ""))
+                self._host_ports.claim(sandbox.uid, ports)
+        return found
 
     async def events(self) -> AsyncIterator[RuntimeEvent]:
         queue: asyncio.Queue[RuntimeEvent] = asyncio.Queue(_MAX_QUEUE)
@@ -160,6 +216,9 @@ class CriRuntime:
             list_interval=self._options.list_interval,
         )
         begin(watch.run())
+        begin(self._storage.run(queue.put))
+        begin(self._rotation.run())
+        begin(self._containers.run())
         getting: asyncio.Task[RuntimeEvent] | None = None
         try:
             while True:
@@ -222,7 +281,48 @@ class CriRuntime:
     ) -> Image:
         return await self._images.ensure(reference, policy, credentials)
 
+    async def prepare(
+        self, spec: spec_pb2.SandboxSpec, container: spec_pb2.Container | None, attempt: int
+    ) -> None:
+        if container is None:
+            await self._preparer.sandbox(spec)
+        else:
+            await self._preparer.container(spec, container, attempt)
+
     async def run_sandbox(self, spec: spec_pb2.SandboxSpec, attempt: int) -> RunningSandbox:
+        await self._preparer.sandbox_ready(spec)
+        taken = self._host_ports.claim(spec.uid, hostports.ports_of(spec))
+        if taken is not None:
+            protocol, address, port = taken
+            raise Failure(
+                "FailedCreatePodSandBox",
+                f"host port {gowords.host_port(address, port) if address else port}/{protocol} "
+                "is taken by another Pod on this host",
+            )
+        try:
+            return await self._run_in_group(spec, attempt)
+        except RuntimeAway:
+            raise  # it may be there all the same
+        except Failure:
+            self._host_ports.release(spec.uid)
+            raise
+
+    async def _run_in_group(self, spec: spec_pb2.SandboxSpec, attempt: int) -> RunningSandbox:
+        if self._cgroups is None:
+            return await self._run_sandbox(spec, attempt)
+        try:
+            self._cgroups.prepare(spec.uid, pod_limits(spec))
+            return await self._run_sandbox(spec, attempt)
+        except OSError as error:
+            self._cgroups.remove(spec.uid)
+            raise Failure(
+                "FailedCreatePodSandBox", f"cannot make the Pod's cgroup: {error.strerror}"
+            ) from None
+        except Failure:
+            self._cgroups.remove(spec.uid)
+            raise
+
+    async def _run_sandbox(self, spec: spec_pb2.SandboxSpec, attempt: int) -> RunningSandbox:
         config = self._sandbox_config(spec, attempt)
         running = asyncio.ensure_future(self._sandboxes.run(config, spec.runtime_handler))
         try:
@@ -230,12 +330,13 @@ class CriRuntime:
             # made while the runtime works on it.
             for _ in range(_TURNS_TO_LEAVE):
                 await asyncio.sleep(0)
-            self._volumes.prepare(spec)
+            self._volumes.prepare(spec, self._features.memory_capacity)
         except BaseException:
             with contextlib.suppress(Failure):
                 await self._sandboxes.remove((await running).id)
             raise
         sandbox = await running
+        self._storage.add(spec.uid, limits_of(spec))
         try:
             self._volumes.write_hosts(spec, sandbox.ips)
         except OSError as error:
@@ -257,9 +358,10 @@ class CriRuntime:
             if found is None:
                 raise Failure(
                     "CreateContainerConfigError",
-                    f'unable to find target container "{container.target_container}"',
+                    f"unable to find target container {container.target_container}",
                 )
             target = found.id
+        ready = await self._preparer.take(spec, container, attempt)
         try:
             config = container_config(
                 spec,
@@ -269,17 +371,23 @@ class CriRuntime:
                 paths=self._paths,
                 pool=self._options.pool,
                 ips=sandbox.ips,
-                mounts=self._volumes.container_mounts(spec, container, attempt),
+                mounts=ready.mounts,
                 memory_capacity=self._features.memory_capacity,
                 target_id=target,
+                seccomp_dir=self._options.seccomp_dir,
+                from_files=ready.environment,
             )
+            # Where they were resized since the sandbox was made.
+            self._resizer.make_room(spec, self._cgroups)
             container_id = await self._containers.create(
                 sandbox.id, config, self._sandbox_config(spec, sandbox.attempt)
             )
             ref = ContainerRef(spec.uid, container.name, attempt, container_id)
             self._known.containers[container_id] = ref
+            self._known.memory_limits[container_id] = config.linux.resources.memory_limit_in_bytes
             started = await self._containers.start(ref)
             self._known.started[container_id] = started.started_at
+            self._resizer.settle(spec, self._cgroups)
             return started
         except Failure:
             self._volumes.forget_container(spec.uid, container.name, attempt)
@@ -293,40 +401,86 @@ class CriRuntime:
         self._known.forget_container(ref.id)
         self._volumes.forget_container(ref.uid, ref.name, ref.attempt)
         if not keep_log:
-            self._paths.log_file(ref.uid, ref.name, ref.attempt).unlink(missing_ok=True)
+            path = self._paths.log_file(ref.uid, ref.name, ref.attempt)
+            for file in (path, *rotated(path)):
+                file.unlink(missing_ok=True)
 
     async def update_sandbox(self, old: spec_pb2.SandboxSpec, new: spec_pb2.SandboxSpec) -> None:
         self._volumes.refresh(new)
-        before = {c.name: c.resources for c in (*old.init_containers, *old.containers)}
-        for container in (*new.init_containers, *new.containers):
-            ref = self._known.newest(new.uid, container.name)
-            if ref is None or ref.id in self._known.ended:
-                continue
-            if container.name in before and before[container.name] != container.resources:
-                request = cri_pb2.UpdateContainerResourcesRequest(
-                    container_id=ref.id,
-                    linux=linux_resources(new, container, self._features.memory_capacity),
-                )
-                with contextlib.suppress(NotFound):
-                    await self._client.call(
-                        "ResizeFailed",
-                        self._client.runtime.UpdateContainerResources(request, timeout=CALL),
-                    )
+
+    async def resize_container(
+        self, spec: spec_pb2.SandboxSpec, container: spec_pb2.Container, ref: ContainerRef
+    ) -> None:
+        if ref.id not in self._known.ended:
+            await self._resizer.resize(
+                spec, container, ref, self._features.memory_capacity, self._cgroups
+            )
+
+    async def resize_sandbox(self, spec: spec_pb2.SandboxSpec) -> None:
+        self._resizer.resize_pod(spec, self._cgroups)
 
     async def stop_sandbox(self, uid: str) -> None:
+        self._storage.forget(uid)
         await self._sandboxes.stop_all(uid)
+        self._let_go(uid, gone=False)
 
     async def remove_sandbox(self, uid: str) -> None:
+        self._storage.forget(uid)
+        self._preparer.forget(uid)
         await self._sandboxes.remove_all(uid)
+        self._let_go(uid, gone=True)
+        if self._cgroups is not None:
+            self._cgroups.remove(uid)
         try:
             # A volume may hold very many files.
             await asyncio.to_thread(self._volumes.remove, uid)
         except OSError as error:
             raise Failure("FailedRemove", f"cannot remove the sandbox's files: {error}") from None
 
+    def _let_go(self, uid: str, *, gone: bool) -> None:
+        self._storage.forget(uid)
+        self._host_ports.release(uid)
+        for ended in self._inventories:
+            ended[uid] = ended.get(uid, False) or gone
+
     def _sandbox_config(self, spec: spec_pb2.SandboxSpec, attempt: int) -> cri_pb2.PodSandboxConfig:
-        options = self._options
-        return sandbox_config(spec, attempt, self._paths, options.pool, options.cgroup_parent)
+        parent = self._options.cgroup_parent
+        if self._cgroups is not None:
+            parent = self._cgroups.path(spec.uid)
+        return sandbox_config(spec, attempt, self._paths, self._options.pool, parent)
+
+    # --- probes and hooks ---
+
+    async def probe(
+        self,
+        ref: ContainerRef,
+        ips: Sequence[str],
+        handler: spec_pb2.Handler,
+        timeout_seconds: float,
+    ) -> ProbeOutcome:
+        if handler.HasField("exec"):
+            return await self._commands.probe(ref, handler.exec.command, timeout_seconds)
+        return await self._network.probe(handler, ips, timeout_seconds)
+
+    async def hook(
+        self,
+        ref: ContainerRef,
+        ips: Sequence[str],
+        handler: spec_pb2.Handler,
+        timeout_seconds: float | None,
+    ) -> None:
+        pod = self._known.pods.get(ref.uid, ref.uid)
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                if handler.HasField("exec"):
+                    await self._commands.hook(ref, handler.exec.command, pod)
+                else:
+                    await self._network.hook(handler.http_get, ips, ref.name, pod)
+        except TimeoutError:
+            raise Failure(
+                "DeadlineExceeded",
+                f"the hook did not end within {gowords.duration(timeout_seconds or 0)}",
+            ) from None
 
     # --- streams ---
 
@@ -342,7 +496,7 @@ class CriRuntime:
     async def exec_sync(
         self, ref: ContainerRef, command: Sequence[str], timeout_seconds: float
     ) -> tuple[int, bytes]:
-        return await self._sessions.exec_sync(ref, command, timeout_seconds)
+        return await self._commands.exec_sync(ref, command, timeout_seconds)
 
     async def attach(self, ref: ContainerRef, start: stream_pb2.AttachRequest.Start) -> ExecStreams:
         return await self._sessions.attach(ref, start)
@@ -352,42 +506,5 @@ class CriRuntime:
 
     # --- usage ---
 
-    async def stats(self, uids: Sequence[str]) -> list[stats_pb2.SandboxStats]:
-        selector = {layout.POOL: self._options.pool}
-        if len(uids) == 1:
-            selector[layout.POD_UID] = uids[0]
-        request = cri_pb2.ListContainerStatsRequest(
-            filter=cri_pb2.ContainerStatsFilter(label_selector=selector)
-        )
-        answer = await self._client.call(
-            "StatsFailed", self._client.runtime.ListContainerStats(request, timeout=60)
-        )
-        wanted = set(uids)
-        items = [
-            item
-            for item in answer.stats
-            if not wanted or item.attributes.labels.get(layout.POD_UID) in wanted
-        ]
-        sizes = {}
-        for item in items:
-            ref = self._known.containers.get(item.attributes.id)
-            if ref is not None:
-                with contextlib.suppress(OSError):
-                    path = self._paths.log_file(ref.uid, ref.name, ref.attempt)
-                    sizes[ref.id] = path.stat().st_size
-        return stats_.sandbox_stats(
-            items, await self._sandbox_stats(selector), self._known.started, sizes
-        )
-
-    async def _sandbox_stats(self, selector: dict[str, str]) -> dict[str, cri_pb2.PodSandboxStats]:
-        request = cri_pb2.ListPodSandboxStatsRequest(
-            filter=cri_pb2.PodSandboxStatsFilter(label_selector=selector)
-        )
-        try:
-            answer = await self._client.call(
-                "StatsFailed", self._client.runtime.ListPodSandboxStats(request, timeout=60)
-            )
-        except (Failure, NotFound):
-            # containerd 1.6 has none without a cgroup of the Pod's own: unknown, not wrong.
-            return {}
-        return {item.attributes.metadata.uid: item for item in answer.stats}
+    async def stats(self, uids: Sequence[str], cell: str = "") -> list[stats_pb2.SandboxStats]:
+        return await self._usage.stats(uids, cell)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vknode.pool import quantity
-from vknode.pool.runtimes.cri import layout
+from vknode.pool.runtimes.cri import hostports, layout
 from vknode.pool.runtimes.cri.layout import Layout
+from vknode.pool.runtimes.cri.resources import overhead_resources, sandbox_resources
+from vknode.pool.runtimes.cri.storage import limits_of
 from vknode.pool.runtimes.cri.wire import cri_pb2
+from vknode.pool.runtimes.facts import Failure
 from vknode.pool.v1 import spec_pb2
 
 # Longest host name that Linux takes, the final NUL not counted.
 _MAX_KERNEL_HOSTNAME = 64
+# Above the host's own file, for Pods in its network.
+HOST_HEADER = "# Kubernetes-managed hosts file (host network).\n"
 _PROTOCOLS = {"": cri_pb2.TCP, "TCP": cri_pb2.TCP, "UDP": cri_pb2.UDP, "SCTP": cri_pb2.SCTP}
 
 
@@ -48,11 +52,16 @@ def sandbox_config(
                     host_port=port.host_port,
                     host_ip=port.host_ip,
                 )
-    for name, amount in spec.overhead.items():
-        if name == "memory":
-            config.linux.overhead.memory_limit_in_bytes = quantity.value(amount)
-        elif name == "cpu":
-            config.linux.overhead.cpu_shares = quantity.milli(amount) * 1024 // 1000
+    if spec.network.host_network:
+        config.annotations[layout.HOST_IPS] = ",".join(spec.host_ips)
+    ports = hostports.ports_of(spec)
+    if ports:
+        config.annotations[layout.HOST_PORTS] = hostports.dump(ports)
+    storage = limits_of(spec)
+    if storage is not None:
+        config.annotations[layout.STORAGE_LIMITS] = storage.dump()
+    config.linux.overhead.CopyFrom(overhead_resources(spec))
+    config.linux.resources.CopyFrom(sandbox_resources(spec))
     return config
 
 
@@ -78,6 +87,12 @@ def namespaces(spec: spec_pb2.SandboxSpec) -> cri_pb2.NamespaceOption:
     )
 
 
+def se_linux_option(label: spec_pb2.SeLinux) -> cri_pb2.SELinuxOption:
+    return cri_pb2.SELinuxOption(
+        user=label.user, role=label.role, type=label.type, level=label.level
+    )
+
+
 def _security(spec: spec_pb2.SandboxSpec) -> cri_pb2.LinuxSandboxSecurityContext:
     security = spec.security
     groups = [security.fs_group] if security.HasField("fs_group") else []
@@ -92,6 +107,9 @@ def _security(spec: spec_pb2.SandboxSpec) -> cri_pb2.LinuxSandboxSecurityContext
             for c in (*spec.init_containers, *spec.containers, *spec.ephemeral_containers)
         ),
         seccomp=cri_pb2.SecurityProfile(profile_type=_pause_seccomp(spec)),
+        selinux_options=(
+            se_linux_option(security.se_linux) if security.HasField("se_linux") else None
+        ),
     )
 
 
@@ -107,12 +125,18 @@ def _pause_seccomp(spec: spec_pb2.SandboxSpec) -> cri_pb2.SecurityProfile.Profil
 
 
 def hostname(network: spec_pb2.Network) -> str:
-    """The kernel's host name in the sandbox."""
-    if network.hostname_as_fqdn and network.domainname:
-        full = f"{network.hostname}.{network.domainname}"
-        if len(full) <= _MAX_KERNEL_HOSTNAME:
-            return full
-    return network.hostname
+    """The kernel's host name in the sandbox. Raises Failure("FailedCreatePodSandBox")."""
+    if not network.hostname_as_fqdn or not network.domainname:
+        return network.hostname
+    full = f"{network.hostname}.{network.domainname}"
+    if len(full) > _MAX_KERNEL_HOSTNAME:
+        raise Failure(
+            "FailedCreatePodSandBox",
+            "failed to construct FQDN from pod hostname and cluster domain, FQDN "
+            f"{full} is too long ({_MAX_KERNEL_HOSTNAME} characters is the max, {len(full)} "
+            "characters requested)",
+        )
+    return full
 
 
 def hosts_file(network: spec_pb2.Network, ips: Sequence[str]) -> str:

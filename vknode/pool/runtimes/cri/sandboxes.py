@@ -84,6 +84,7 @@ class Sandboxes:
         try:
             sandbox_id = await self._run(request)
             self._known.sandboxes[sandbox_id] = uid
+            self._known.name_pod(uid, config.metadata.namespace, config.metadata.name)
             status = await self.status(sandbox_id)
         except NotFound as error:
             raise Failure("FailedCreatePodSandBox", str(error)) from None
@@ -171,6 +172,7 @@ class Sandboxes:
             await self.remove(item.id)
         for container in await self._containers.find({layout.POD_UID: uid}):
             await self._containers.remove(ref_of(container))
+        self._containers.forget(uid)
         self._known.forget_uid(uid)
 
     async def inventory(self) -> list[ObservedSandbox]:
@@ -203,6 +205,13 @@ class Sandboxes:
                 continue
             uid = state.metadata.uid
             self._known.sandboxes[state.id] = uid
+            for annotation, known in (
+                (layout.STORAGE_LIMITS, self._known.storage_limits),
+                (layout.HOST_PORTS, self._known.host_ports),
+            ):
+                if state.annotations.get(annotation):
+                    known[uid] = state.annotations[annotation]
+            self._known.name_pod(uid, state.metadata.namespace, state.metadata.name)
             if state.state != cri_pb2.SANDBOX_READY:
                 self._known.stopping.add(state.id)  # its end is told by `ready`
             if uid not in newest or newest[uid].metadata.attempt < state.metadata.attempt:
@@ -237,5 +246,7 @@ class Sandboxes:
 
 
 def _ips(status: cri_pb2.PodSandboxStatus) -> tuple[str, ...]:
+    if layout.HOST_IPS in status.annotations:
+        return tuple(filter(None, status.annotations[layout.HOST_IPS].split(",")))
     first = [status.network.ip] if status.network.ip else []
     return (*first, *(ip.ip for ip in status.network.additional_ips))

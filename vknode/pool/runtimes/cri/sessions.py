@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 from vknode.pool.runtimes.cri.client import CriClient, NotFound
 from vknode.pool.runtimes.cri.spdy_client import (
@@ -16,10 +16,7 @@ from vknode.pool.runtimes.cri.wire import cri_pb2
 from vknode.pool.runtimes.facts import ContainerRef, Failure, RunningSandbox
 from vknode.pool.v1 import stream_pb2
 
-_MAX_SYNC_OUTPUT = 10 * 1024
 _CALL = 30.0
-# Asked of ExecSync beyond the command's own limit, for the runtime to kill it.
-_SYNC_SLACK = 10.0
 
 
 class Sessions:
@@ -82,27 +79,6 @@ class Sessions:
         reader, writer = await connect(answer.url, PORT_FORWARD)
         opening = [headers(kind, port=str(port), requestid="0") for kind in ("error", "data")]
         return PortForwardSession(reader, writer, opening, {"data": 1}, "data")
-
-    async def exec_sync(
-        self, ref: ContainerRef, command: Sequence[str], timeout_seconds: float
-    ) -> tuple[int, bytes]:
-        """As `Runtime.exec_sync`. Raises Failure("DeadlineExceeded") after the timeout."""
-        # CRI counts whole seconds, 0 for ever.
-        seconds = max(1, round(timeout_seconds)) if timeout_seconds > 0 else 0
-        request = cri_pb2.ExecSyncRequest(container_id=ref.id, cmd=command, timeout=seconds)
-        limit = seconds + _SYNC_SLACK if seconds else None
-        try:
-            answer = await self._client.call(
-                "ExecFailed", self._client.runtime.ExecSync(request, timeout=limit)
-            )
-        except NotFound as error:
-            raise Failure("NotFound", str(error), retryable=False) from None
-        except Failure as error:
-            late = "timeout" in error.message and "exceeded" in error.message
-            if late or "did not answer in time" in error.message:
-                raise Failure("DeadlineExceeded", f"command timed out after {seconds}s") from None
-            raise
-        return answer.exit_code, (answer.stdout + answer.stderr)[:_MAX_SYNC_OUTPUT]
 
 
 class PortForwardSession(SpdySession):

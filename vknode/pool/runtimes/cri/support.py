@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-import fnmatch
-import posixpath
 from collections.abc import Iterator, Mapping
 
-from vknode.pool import quantity
+from vknode.pool import quantity, sysctls
+from vknode.pool.hostpaths import host_path_allowed
 from vknode.pool.runtimes.cri.features import Features
 from vknode.pool.runtimes.cri.options import CriOptions
 from vknode.pool.runtimes.cri.wire import cri_pb2
 from vknode.pool.runtimes.facts import FieldProblem
 from vknode.pool.v1 import spec_pb2
 
-# The kubelet's (pkg/kubelet/sysctl/safe_sysctls.go).
-SAFE_SYSCTLS = frozenset(
-    {
-        "kernel.shm_rmid_forced",
-        "net.ipv4.ip_local_port_range",
-        "net.ipv4.tcp_syncookies",
-        "net.ipv4.ping_group_range",
-        "net.ipv4.ip_unprivileged_port_start",
-        "net.ipv4.ip_local_reserved_ports",
-        "net.ipv4.tcp_keepalive_time",
-        "net.ipv4.tcp_fin_timeout",
-        "net.ipv4.tcp_keepalive_intvl",
-        "net.ipv4.tcp_keepalive_probes",
-        "net.ipv4.tcp_rmem",
-        "net.ipv4.tcp_wmem",
-    }
-)
 _SIGNALS = frozenset(cri_pb2.Signal.keys())
+# "" is the runtime's choice.
+_SE_LINUX_TYPES = (
+    *("", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"),
+)
 _LOCALHOST = spec_pb2.SecurityProfile.TYPE_LOCALHOST
-# Only used by the scheduler where they are requests.
-_LIMITS = frozenset({"cpu", "memory"})
+# Other resources are only used by the scheduler, where they are requests.
+_LIMITS = frozenset({"cpu", "memory", "ephemeral-storage"})
+_POD_LIMITS = frozenset({"cpu", "memory"})
 
 
 def problems(
@@ -63,11 +50,10 @@ def _check(spec: spec_pb2.SandboxSpec, options: CriOptions, features: Features) 
         ):
             if wanted:
                 yield path, "this pool does not share its host's namespaces with Pods"
-    if spec.HasField("resources"):
-        yield from _pod_resources(spec)
+    yield from _pod_resources(spec, features)
     yield from _pod_security(spec, options, features)
     for i, volume in enumerate(spec.volumes):
-        yield from _volume(f"volumes[{i}]", volume, options)
+        yield from _volume(f"volumes[{i}]", volume, options, features)
     names = {volume.name for volume in spec.volumes}
     for kind in ("init_containers", "containers", "ephemeral_containers"):
         containers = getattr(spec, kind)
@@ -75,27 +61,28 @@ def _check(spec: spec_pb2.SandboxSpec, options: CriOptions, features: Features) 
             yield from _container(f"{kind}[{i}]", spec, container, names, options, features)
 
 
-def _pod_resources(spec: spec_pb2.SandboxSpec) -> _Found:
+def _pod_resources(spec: spec_pb2.SandboxSpec, features: Features) -> _Found:
+    yield from _amounts("resources.requests", spec.resources.requests, limits=False)
     for name, amount in spec.resources.limits.items():
         path = f'resources.limits["{name}"]'
-        if name not in _LIMITS:
+        if name not in _POD_LIMITS:
             yield path, f"this runtime has no limit for {name}"
             continue
         bad = _bad_quantity(amount)
         if bad:
             yield path, bad
             continue
-        parts = [c.resources.limits.get(name, "") for c in spec.containers]
-        if not all(parts) or any(map(_bad_quantity, parts)):
+        if features.pod_cgroups:
+            continue
+        # Each container without a limit gets the Pod's: alone that is enough.
+        parts = [c.resources.limits.get(name, amount) for c in spec.containers]
+        if any(map(_bad_quantity, parts)):
+            continue
+        if sum(map(quantity.milli, parts)) > quantity.milli(amount):
             yield (
                 path,
-                f"a {name} limit of the whole Pod is not supported; give every container one",
-            )
-        elif sum(map(quantity.milli, parts)) > quantity.milli(amount):
-            yield (
-                path,
-                f"the containers' {name} limits exceed the Pod's, which cannot be enforced as a "
-                "whole; lower them so that they fit together",
+                f"this pool cannot limit {name} for a Pod as a whole; give each container a "
+                "limit so that together they fit into it",
             )
 
 
@@ -108,41 +95,57 @@ def _pod_security(spec: spec_pb2.SandboxSpec, options: CriOptions, features: Fea
             "Strict needs containerd 2.0 or CRI-O 1.31)",
         )
     for name in security.sysctls:
-        allowed = name in SAFE_SYSCTLS or any(
-            fnmatch.fnmatchcase(name, pattern) for pattern in options.unsafe_sysctls
+        bad = sysctls.problem(
+            name,
+            options.unsafe_sysctls,
+            host_network=spec.network.host_network,
+            host_ipc=spec.host_ipc,
         )
-        if not allowed:
-            yield f'security.sysctls["{name}"]', "this kernel parameter is not allowed here"
-        elif name.startswith("net.") and spec.network.host_network:
-            yield (
-                f'security.sysctls["{name}"]',
-                "a Pod with host network may not set network parameters",
-            )
-    yield from _profiles("security", security, features)
+        if bad:
+            yield f'security.sysctls["{name}"]', bad
+    yield from _profiles("security", security, options, features)
 
 
 def _profiles(
     path: str,
     security: spec_pb2.SandboxSecurity | spec_pb2.ContainerSecurity,
+    options: CriOptions,
     features: Features,
 ) -> _Found:
     if security.seccomp.type == _LOCALHOST:
+        profile = security.seccomp.localhost_profile
+        if options.seccomp_dir is None:
+            yield (
+                f"{path}.seccomp",
+                "this pool has no folder of seccomp profiles (--seccomp-dir); use RuntimeDefault",
+            )
+        elif bad_file_path(profile):
+            yield f"{path}.seccomp", bad_file_path(profile)
+    if (
+        security.HasField("app_armor")
+        and security.app_armor.type != spec_pb2.SecurityProfile.TYPE_UNCONFINED
+        and not features.app_armor
+    ):
         yield (
-            f"{path}.seccomp",
-            "seccomp profiles of the host are not supported; use RuntimeDefault",
+            f"{path}.app_armor",
+            "AppArmor is not enabled on the host",
         )
-    if security.HasField("app_armor"):
-        if security.app_armor.type == _LOCALHOST:
-            yield f"{path}.app_armor", "AppArmor profiles of the host are not supported"
-        elif not features.app_armor and (
-            security.app_armor.type == spec_pb2.SecurityProfile.TYPE_RUNTIME_DEFAULT
+    if security.HasField("se_linux") and features.se_linux and not options.allow_privileged:
+        label = security.se_linux
+        # As "baseline" of the Pod Security Standards.
+        for part, value, fine in (
+            ("user", label.user, ("",)),
+            ("role", label.role, ("",)),
+            ("type", label.type, _SE_LINUX_TYPES),
         ):
-            yield f"{path}.app_armor", "AppArmor is not enabled on the host"
-    if security.HasField("se_linux"):
-        yield f"{path}.se_linux", "SELinux options are not supported"
+            if value not in fine:
+                yield (
+                    f"{path}.se_linux.{part}",
+                    f"this pool does not allow the SELinux {part} {value!r} (--allow-privileged)",
+                )
 
 
-def _volume(path: str, volume: spec_pb2.Volume, options: CriOptions) -> _Found:
+def _volume(path: str, volume: spec_pb2.Volume, options: CriOptions, features: Features) -> _Found:
     match volume.WhichOneof("source"):
         case "empty_dir":
             empty = volume.empty_dir
@@ -150,12 +153,6 @@ def _volume(path: str, volume: spec_pb2.Volume, options: CriOptions) -> _Found:
                 bad = _bad_quantity(empty.size_limit)
                 if bad:
                     yield f"{path}.empty_dir.size_limit", bad
-                elif not empty.memory:
-                    yield (
-                        f"{path}.empty_dir.size_limit",
-                        "the size of an emptyDir on disk cannot be limited here; use medium "
-                        "Memory or leave the limit out",
-                    )
         case "files":
             for i, file in enumerate(volume.files.files):
                 bad = bad_file_path(file.path)
@@ -165,7 +162,12 @@ def _volume(path: str, volume: spec_pb2.Volume, options: CriOptions) -> _Found:
             if not host_path_allowed(volume.host_path.path, options.host_path_prefixes):
                 yield f"{path}.host_path", "this pool does not allow Pods to mount this host path"
         case "image":
-            yield f"{path}.image", "image volumes are not supported"
+            if not features.image_volumes:
+                yield (
+                    f"{path}.image",
+                    "the container runtime cannot mount images (needs containerd 2.1 or "
+                    "CRI-O 1.31)",
+                )
         case _:
             yield path, f"volume {volume.name!r} has no source that this runtime knows"
 
@@ -183,7 +185,7 @@ def _container(
         yield f"{path}.security.privileged", "this pool does not allow privileged containers"
     if security.proc_mount not in ("", "Default"):
         yield f"{path}.security.proc_mount", "an unmasked /proc is not supported"
-    yield from _profiles(f"{path}.security", security, features)
+    yield from _profiles(f"{path}.security", security, options, features)
     if container.devices:
         yield f"{path}.devices", "devices of the host are not supported"
     if container.stop_signal:
@@ -196,10 +198,20 @@ def _container(
                 "containerd 2.2 or CRI-O 1.33)",
             )
     for i, port in enumerate(container.ports):
-        if port.host_port and not options.allow_host_ports and not spec.network.host_network:
-            yield f"{path}.ports[{i}].host_port", "this pool does not map ports of its host"
+        if port.host_port and not spec.network.host_network:
+            if not options.allow_host_ports:
+                yield f"{path}.ports[{i}].host_port", "this pool does not map ports of its host"
+            elif not features.port_mappings:
+                yield (
+                    f"{path}.ports[{i}].host_port",
+                    "the container runtime's network configuration maps no ports: it lacks the "
+                    "CNI plugin portmap",
+                )
         if port.protocol not in ("", "TCP", "UDP", "SCTP"):
             yield f"{path}.ports[{i}].protocol", f"unknown protocol {port.protocol!r}"
+    for i, entry in enumerate(container.env):
+        if entry.HasField("file") and bad_file_path(entry.file.path):
+            yield f"{path}.env[{i}].file.path", bad_file_path(entry.file.path)
     for i, mount in enumerate(container.mounts):
         yield from _mount(f"{path}.mounts[{i}]", spec, container, mount, volumes, features)
     yield from _amounts(f"{path}.resources.requests", container.resources.requests, limits=False)
@@ -259,14 +271,3 @@ def bad_file_path(path: str) -> str:
     if "\0" in path or len(path) > 4095 or any(len(part.encode()) > 255 for part in parts):
         return f"{path[:64]!r} is not a usable path"
     return ""
-
-
-def host_path_allowed(path: str, prefixes: tuple[str, ...]) -> bool:
-    """Whether a host path is one of the prefixes or below; ".." never is."""
-    if not path.startswith("/") or ".." in path.split("/"):
-        return False
-    clean = posixpath.normpath(path)
-    return any(
-        clean == prefix or clean.startswith(prefix.rstrip("/") + "/")
-        for prefix in map(posixpath.normpath, prefixes)
-    )

@@ -2,93 +2,129 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-import shutil
 import stat
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 from vknode.pool import quantity
-from vknode.pool.runtimes.cri import filesvolume, mounts
+from vknode.pool.runtimes.cri import envfile, filesvolume, hostpath, layout, mounts, trees
+from vknode.pool.runtimes.cri.containermounts import ContainerMounts, write
+from vknode.pool.runtimes.cri.hostpath import HostPathError
 from vknode.pool.runtimes.cri.layout import Layout
-from vknode.pool.runtimes.cri.sandboxconfig import alias_lines, hosts_file
-from vknode.pool.runtimes.cri.support import host_path_allowed
+from vknode.pool.runtimes.cri.resources import pod_limits
+from vknode.pool.runtimes.cri.sandboxconfig import HOST_HEADER, alias_lines, hosts_file
 from vknode.pool.runtimes.cri.wire import cri_pb2
 from vknode.pool.runtimes.facts import Failure
 from vknode.pool.v1 import spec_pb2
 
-_PROPAGATION = {
-    spec_pb2.PROPAGATION_UNSPECIFIED: cri_pb2.PROPAGATION_PRIVATE,
-    spec_pb2.PROPAGATION_HOST_TO_CONTAINER: cri_pb2.PROPAGATION_HOST_TO_CONTAINER,
-    spec_pb2.PROPAGATION_BIDIRECTIONAL: cri_pb2.PROPAGATION_BIDIRECTIONAL,
-}
-_FILE_KINDS = {
-    "Directory": stat.S_ISDIR,
-    "File": stat.S_ISREG,
-    "Socket": stat.S_ISSOCK,
-    "CharDevice": stat.S_ISCHR,
-    "BlockDevice": stat.S_ISBLK,
-}
+_NO_IMAGES: Mapping[str, str] = {}
 
 
 class Volumes:
-    """Creates, refreshes and removes. Every method is quick, but for `remove`."""
+    """Creates, refreshes and removes. Every method is quick where it does not say else."""
 
     def __init__(self, paths: Layout, host_path_prefixes: tuple[str, ...]) -> None:
         self._paths = paths
         self._prefixes = host_path_prefixes
+        self._mounts = ContainerMounts(paths, host_path_prefixes)
 
-    def prepare(self, spec: spec_pb2.SandboxSpec) -> None:
-        """All folders of a sandbox and the content of its volumes; may be repeated.
+    def check_host_path(self, volume: spec_pb2.Volume) -> None:
+        """Whether it is allowed and of its type; made where that says so. May hang (run it
+        in a thread). Raises Failure("FailedMount")."""
+        try:
+            hostpath.check(volume.host_path, self._prefixes)
+        except HostPathError as error:
+            raise _not_set_up(volume, str(error), not error.forbidden) from None
 
-        Raises Failure("FailedMount").
+    def prepare(self, spec: spec_pb2.SandboxSpec, memory_capacity: int) -> None:
+        """All folders of a sandbox and the content of its volumes, but for paths of the
+        host; may be repeated.
+
+        `memory_capacity` (bytes) is the most that a volume in memory may hold. Raises
+        Failure("FailedMount") in a kubelet's words.
         """
         try:
             pod = self._paths.pod(spec.uid)
             pod.mkdir(mode=0o750, parents=True, exist_ok=True)
             self._paths.log_directory(spec.uid).mkdir(mode=0o755, exist_ok=True)
-            for volume in spec.volumes:
-                self._prepare_volume(spec, volume)
         except OSError as error:
-            raise Failure("FailedMount", f"cannot prepare volumes: {_say(error)}") from None
+            raise Failure("FailedMount", f"cannot make the Pod's folder: {_say(error)}") from None
+        for volume in spec.volumes:
+            try:
+                self._prepare_volume(spec, volume, memory_capacity)
+            except OSError as error:
+                raise _not_set_up(volume, _say(error)) from None
+            except Failure as failure:
+                raise _not_set_up(volume, failure.message, failure.retryable) from None
 
     def refresh(self, spec: spec_pb2.SandboxSpec) -> None:
         """New content of file volumes, visible to containers all at once."""
         try:
             for volume in spec.volumes:
                 if volume.WhichOneof("source") == "files":
-                    self._prepare_volume(spec, volume)
+                    self._prepare_volume(spec, volume, 0)
         except OSError as error:
             raise Failure("FailedMount", f"cannot refresh volumes: {_say(error)}") from None
 
     def write_hosts(self, spec: spec_pb2.SandboxSpec, ips: tuple[str, ...]) -> None:
         if spec.network.host_network:
-            text = _read_host_hosts() + alias_lines(spec.network)
+            text = HOST_HEADER + _read_host_hosts() + alias_lines(spec.network)
         else:
             text = hosts_file(spec.network, ips)
-        _write(self._paths.hosts_file(spec.uid), text.encode(), 0o644)
+        write(self._paths.hosts_file(spec.uid), text.encode(), 0o644)
 
     def container_mounts(
-        self, spec: spec_pb2.SandboxSpec, container: spec_pb2.Container, attempt: int
+        self,
+        spec: spec_pb2.SandboxSpec,
+        container: spec_pb2.Container,
+        attempt: int,
+        images: Mapping[str, str] = _NO_IMAGES,
     ) -> list[cri_pb2.Mount]:
-        """Everything one instance mounts, with its own files and its log's folder made.
-        Raises Failure."""
+        """Everything one instance mounts, with its own files and its log's folder made; or
+        nothing is left bound. `images` are the runtime's IDs of image volumes by the volumes'
+        names. May hang where a host path is among it (run it in a thread). Raises Failure."""
         try:
-            log = self._paths.log_file(spec.uid, container.name, attempt)
-            log.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            return list(self._container_mounts(spec, container, attempt))
+            return self._mounts.make(spec, container, attempt, images)
+        except Failure:
+            self.forget_container(spec.uid, container.name, attempt)
+            raise
         except OSError as error:
+            self.forget_container(spec.uid, container.name, attempt)
             raise Failure(
                 "CreateContainerConfigError", f"cannot prepare mounts: {_say(error)}"
             ) from None
 
+    def environment(
+        self, spec: spec_pb2.SandboxSpec, container: spec_pb2.Container
+    ) -> dict[int, bytes | None]:
+        """Values of variables that come from files, by their index in `container.env`; None
+        where one is to be left out. May take long (run it in a thread). Raises
+        Failure("CreateContainerConfigError")."""
+        by_name = {volume.name: volume for volume in spec.volumes}
+        files = envfile.EnvFiles()
+        found: dict[int, bytes | None] = {}
+        for index, entry in enumerate(container.env):
+            if entry.HasField("file"):
+                volume = by_name.get(entry.file.volume)
+                if volume is None or volume.WhichOneof("source") != "empty_dir":
+                    raise Failure(
+                        "CreateContainerConfigError",
+                        f'cannot find the volume "{entry.file.volume}" referenced by FileKeyRef',
+                    )
+                folder = layout.local_volume(self._paths, spec.uid, volume)
+                found[index] = files.read(folder, entry.file)
+        return found
+
     def forget_container(self, uid: str, name: str, attempt: int) -> None:
-        """The files and sub-path mounts of one instance."""
-        folder = self._sub_paths(uid, name, attempt)
+        """The files and mounts of one instance."""
+        folder = self._paths.bound(uid, name, attempt)
         if folder.is_dir():
-            mounts.unmount_below(folder)
-            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # what is left goes with the sandbox
+                mounts.unmount_below(folder)
+                trees.remove(folder)
         self._paths.termination_file(uid, name, attempt).unlink(missing_ok=True)
 
     def remove(self, uid: str) -> None:
@@ -96,7 +132,7 @@ class Volumes:
         for folder in (self._paths.pod(uid), self._paths.memory(uid)):
             if folder.is_dir():
                 mounts.unmount_below(folder)
-                shutil.rmtree(folder)
+                trees.remove(folder)
 
     def close(self) -> None:
         """Gives the tmpfs back where nothing is on it any more."""
@@ -107,40 +143,29 @@ class Volumes:
 
     # --- volumes ---
 
-    def _path(self, uid: str, volume: spec_pb2.Volume) -> Path:
-        match volume.WhichOneof("source"):
-            case "empty_dir":
-                return self._paths.volume(uid, volume.name, memory=volume.empty_dir.memory)
-            case "files":
-                return self._paths.volume(uid, volume.name, memory=volume.files.sensitive)
-            case "host_path":
-                return self._host_path(volume.host_path)
-            case other:
-                raise Failure(
-                    "CreateContainerConfigError",
-                    f"volume {volume.name!r}: source {other} is not supported",
-                    retryable=False,
-                )
-
-    def _prepare_volume(self, spec: spec_pb2.SandboxSpec, volume: spec_pb2.Volume) -> None:
-        source = volume.WhichOneof("source")
-        path = self._path(spec.uid, volume)
-        if source == "host_path":
-            return
+    def _prepare_volume(
+        self, spec: spec_pb2.SandboxSpec, volume: spec_pb2.Volume, memory_capacity: int
+    ) -> None:
+        if volume.WhichOneof("source") in ("image", "host_path"):
+            return  # the runtime's, the host's
+        path = layout.local_volume(self._paths, spec.uid, volume)
         fs_group = spec.security.fs_group if spec.security.HasField("fs_group") else None
-        if path.is_relative_to(self._paths.memory_dir):
+        in_memory = path.is_relative_to(self._paths.memory_dir)
+        if in_memory:
             self._need_memory()
-        fresh = not path.is_dir()
-        if fresh:
-            path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-            path.mkdir(mode=0o777)
-            if source == "empty_dir" and volume.empty_dir.memory and volume.empty_dir.size_limit:
-                size = quantity.value(volume.empty_dir.size_limit)
-                mounts.mount_tmpfs(path, size=size, mode=0o777)
-            if fs_group is not None:
-                os.chown(path, -1, fs_group)
-            path.chmod(0o777 | (stat.S_ISGID if fs_group is not None else 0))
-        if source == "files":
+        # The root of a tmpfs is sticky, as a kubelet leaves it: each volume of that kind is
+        # one there.
+        mode = 0o777 | (stat.S_ISVTX if in_memory else 0)
+        mode |= stat.S_ISGID if fs_group is not None else 0
+        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        if volume.WhichOneof("source") == "empty_dir" and volume.empty_dir.memory:
+            path.mkdir(mode=0o700, exist_ok=True)
+            if not path.is_mount():
+                size = memory_volume_size(spec, volume.empty_dir, memory_capacity)
+                mounts.mount_tmpfs(path, size=size, mode=mode, group=fs_group)
+        elif not path.is_dir():
+            _make_folder(path, mode, fs_group)
+        if volume.HasField("files"):
             filesvolume.write(path, volume.files, fs_group=fs_group)
 
     def _need_memory(self) -> None:
@@ -150,130 +175,33 @@ class Volumes:
         if not mounts.is_tmpfs(folder):
             mounts.mount_tmpfs(folder, size=None, mode=0o700)
 
-    def _host_path(self, source: spec_pb2.HostPath) -> Path:
-        """Where it really is, made where its type says so; looked at anew for every
-        instance. Raises Failure("FailedMount") where that is not allowed.
 
-        A symlink below an allowed prefix may lead anywhere, and whoever may write there
-        may change it at any time; so the runtime is given the path without links. A Pod
-        that swaps a folder for a link in the very moment of another's mount still wins.
-        """
-        path = Path(os.path.realpath(source.path))
-        prefixes = tuple(map(os.path.realpath, self._prefixes))
-        if not host_path_allowed(str(path), prefixes):
-            raise Failure(
-                "FailedMount",
-                f"hostPath {source.path}: this pool does not allow Pods to mount it",
-                retryable=False,
-            )
-        if source.type == "DirectoryOrCreate":
-            path.mkdir(mode=0o755, parents=True, exist_ok=True)
-        elif source.type == "FileOrCreate" and not path.exists():
-            path.touch(mode=0o644)
-        kind = source.type.removesuffix("OrCreate")
-        if kind and not _FILE_KINDS[kind](path.stat().st_mode):
-            raise Failure(
-                "FailedMount", f"hostPath type check failed: {source.path} is not a {kind}"
-            )
-        return path
-
-    # --- mounts ---
-
-    def _container_mounts(
-        self, spec: spec_pb2.SandboxSpec, container: spec_pb2.Container, attempt: int
-    ) -> Iterable[cri_pb2.Mount]:
-        by_name = {volume.name: volume for volume in spec.volumes}
-        for index, mount in enumerate(container.mounts):
-            volume = by_name.get(mount.volume)
-            if volume is None:
-                raise Failure("CreateContainerConfigError", f"there is no volume {mount.volume!r}")
-            source = self._path(spec.uid, volume)
-            if mount.sub_path:
-                target = self._sub_paths(spec.uid, container.name, attempt) / str(index)
-                source = _bind_sub_path(source, mount.sub_path, target)
-            yield cri_pb2.Mount(
-                host_path=str(source),
-                container_path=mount.path,
-                # As the kubelet: nobody writes into what the agent refreshes.
-                readonly=mount.read_only or volume.WhichOneof("source") == "files",
-                propagation=_PROPAGATION[mount.propagation],
-                recursive_read_only=mount.recursive_read_only,
-            )
-        paths = {os.path.normpath(mount.path) for mount in container.mounts}
-        if "/etc/hosts" not in paths:
-            yield cri_pb2.Mount(
-                host_path=str(self._paths.hosts_file(spec.uid)), container_path="/etc/hosts"
-            )
-        if container.termination_message_path:
-            file = self._paths.termination_file(spec.uid, container.name, attempt)
-            file.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-            _write(file, b"", 0o666)
-            yield cri_pb2.Mount(
-                host_path=str(file), container_path=container.termination_message_path
-            )
-
-    def _sub_paths(self, uid: str, container: str, attempt: int) -> Path:
-        file = self._paths.termination_file(uid, container, attempt)
-        return file.with_name(f"{attempt}.subpaths")
+def memory_volume_size(
+    spec: spec_pb2.SandboxSpec, source: spec_pb2.EmptyDir, memory_capacity: int
+) -> int:
+    """Bytes of an emptyDir in memory: what its own limit, the Pod's and the host's memory
+    allow (calculateEmptyDirMemorySize)."""
+    own = quantity.value(source.size_limit) if source.size_limit else 0
+    return min(x for x in (own, pod_limits(spec).memory or 0, memory_capacity) if x > 0)
 
 
-def _bind_sub_path(volume: Path, sub_path: str, target: Path) -> Path:
-    """Pins a path inside a volume, so that no symlink swap can lead out of it later.
-
-    A folder that is not there is made, as the kubelet does.
-    """
-    root = os.open(volume, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        try:
-            found = mounts.open_in_root(root, sub_path)
-        except FileNotFoundError:
-            _make_folders(root, sub_path)
-            found = mounts.open_in_root(root, sub_path)
-        try:
-            target.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-            mounts.unmount(target)
-            if stat.S_ISDIR(os.fstat(found).st_mode):
-                target.mkdir(exist_ok=True)
-            else:
-                target.touch()
-            mounts.bind(found, target)
-        finally:
-            os.close(found)
-    finally:
-        os.close(root)
-    return target
+def _not_set_up(volume: spec_pb2.Volume, why: str, retryable: bool = True) -> Failure:
+    return Failure(
+        "FailedMount",
+        f'MountVolume.SetUp failed for volume "{volume.name}" : {why}',
+        retryable=retryable,
+    )
 
 
-def _make_folders(root: int, sub_path: str) -> None:
-    mode = stat.S_IMODE(os.fstat(root).st_mode)
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    parts = [part for part in sub_path.split("/") if part not in ("", ".")]
-    for end in range(1, len(parts) + 1):
-        try:
-            os.close(mounts.open_in_root(root, "/".join(parts[:end])))
-        except FileNotFoundError:
-            parent = mounts.open_in_root(root, "/".join(parts[: end - 1]) or ".")
-            try:
-                os.mkdir(parts[end - 1], mode & 0o777, dir_fd=parent)
-                made = os.open(parts[end - 1], flags, dir_fd=parent)
-                try:
-                    os.fchown(made, -1, os.fstat(root).st_gid)
-                    os.fchmod(made, mode)
-                finally:
-                    os.close(made)
-            finally:
-                os.close(parent)
-
-
-def _write(path: Path, data: bytes, mode: int) -> None:
-    """A small file with exactly this mode, whatever the umask."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-    try:
-        os.fchmod(descriptor, mode)
-        if os.write(descriptor, data) < len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-    finally:
-        os.close(descriptor)
+def _make_folder(path: Path, mode: int, group: int | None) -> None:
+    """Whole or not at all: what is there is taken as set up by whoever tries again."""
+    new = path.with_name(f".{path.name}.new")
+    trees.remove(new)
+    new.mkdir(mode=0o700)
+    if group is not None:
+        os.chown(new, -1, group)
+    new.chmod(mode)
+    new.rename(path)
 
 
 def _read_host_hosts() -> str:

@@ -20,19 +20,23 @@ A Pod annotation `sim.vknode.dev/WORD` holds for all its containers, and
 | log-every        | duration | one more line each time                                    |
 | log-line         | text     | what these lines say; {n} is the line's number             |
 | exec-exit-code   | number   | every exec (probes and hooks too) ends with it             |
+| probe-latency    | duration | how long each probe takes                                  |
+| probe-error      | text     | its probes fail with this message                          |
+| probe-fail-after | duration | its probes fail only from so long after its start on       |
+| probe-fail-until | duration | its probes fail only until so long after its start         |
+| probe-only       | text     | these hold only for probes of this path, port or command   |
+| hook-latency     | duration | how long each hook takes                                   |
+| hook-error       | text     | its hooks fail with this message                           |
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from fnmatch import fnmatchcase
 
 from vknode.pool.runtimes.sim.durations import parse_duration
 from vknode.pool.v1 import spec_pb2
-
-if TYPE_CHECKING:
-    from vknode.pool.runtimes.sim.config import Script
 
 PREFIX = "sim.vknode.dev/"
 
@@ -64,9 +68,28 @@ class Behaviour:
     log_every: float | None = None
     log_line: str = "line {n}"
     exec_exit_code: int | None = None
+    probe_latency: float | None = None
+    probe_error: str = ""
+    probe_fail_after: float | None = None
+    probe_fail_until: float | None = None
+    probe_only: str | None = None
+    hook_latency: float | None = None
+    hook_error: str = ""
 
 
 NO_BEHAVIOUR = Behaviour()
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """Behaviour for every container that matches all patterns."""
+
+    match: dict[str, str]
+    behaviour: dict[str, str]
+
+    def fits(self, namespace: str, name: str, container: str, image: str) -> bool:
+        facts = {"namespace": namespace, "name": name, "container": container, "image": image}
+        return all(fnmatchcase(facts[key], pattern) for key, pattern in self.match.items())
 
 
 def _seconds(text: str) -> float:
@@ -114,6 +137,13 @@ _WORDS: dict[str, Callable[[str], object]] = {
     "log-every": _period,
     "log-line": str,
     "exec-exit-code": _code,
+    "probe-latency": _seconds,
+    "probe-error": str,
+    "probe-fail-after": _seconds,
+    "probe-fail-until": _seconds,
+    "probe-only": str,
+    "hook-latency": _seconds,
+    "hook-error": str,
 }
 
 

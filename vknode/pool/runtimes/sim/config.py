@@ -9,7 +9,9 @@
       image_pull: {median: 200ms}
       container: {median: 40ms}
       stop: {median: 20ms}
-    failures: {sandbox: 0.01, image_pull: 0.05, container: 0.02}   # probabilities
+      probe: {median: 0ms}
+      hook: {median: 0ms}
+    failures: {sandbox: 0.01, image_pull: 0.05, container: 0.02, probe: 0.001, hook: 0}
     outages:                      # the runtime goes away, seconds after the start
       - {after: 30s, for: 10s}
     scripts:                      # the first match wins; Pod annotations win over it
@@ -26,13 +28,12 @@ import math
 import random
 import re
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from vknode.pool.runtimes.sim.behaviour import BehaviourError, check_behaviour
+from vknode.pool.runtimes.sim.behaviour import BehaviourError, Script, check_behaviour
 from vknode.pool.runtimes.sim.durations import parse_duration
 
 
@@ -60,18 +61,6 @@ class Outage:
 
 
 @dataclass(frozen=True, slots=True)
-class Script:
-    """Behaviour for every container that matches all patterns."""
-
-    match: dict[str, str]
-    behaviour: dict[str, str]
-
-    def fits(self, namespace: str, name: str, container: str, image: str) -> bool:
-        facts = {"namespace": namespace, "name": name, "container": container, "image": image}
-        return all(fnmatchcase(facts[key], pattern) for key, pattern in self.match.items())
-
-
-@dataclass(frozen=True, slots=True)
 class SimConfig:
     seed: int = 0
     subnet: str = ""
@@ -91,8 +80,10 @@ DEFAULT_LATENCY = {
     "image_pull": Latency(0.200, 1.6),
     "container": Latency(0.040, 1.4),
     "stop": Latency(0.020, 1.4),
+    "probe": Latency(0.0),
+    "hook": Latency(0.0),
 }
-_FAILURES = ("sandbox", "image_pull", "container")
+_FAILURES = ("sandbox", "image_pull", "container", "probe", "hook")
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _MATCH = ("namespace", "name", "container", "image")
 

@@ -125,6 +125,8 @@ def _apply(sandboxes: dict[str, SimSandbox], entry: dict[str, Any]) -> None:
     elif op == "container":
         ref = ContainerRef(**entry["ref"])
         if (sandbox := sandboxes.get(ref.uid)) is not None:
+            for older in _of(sandbox.containers, ref.id):  # told again: it was resized
+                sandbox.containers.remove(older)
             sandbox.containers.append(
                 SimContainer(
                     ref=ref,

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import uuid
 from dataclasses import dataclass, field
 
-from vknode.pool.runtimes.base import ContainerExit, ContainerRef, Failure, Image
+from vknode.pool.runtimes.base import (
+    ContainerExit,
+    ContainerRef,
+    Failure,
+    Image,
+    RunningSandbox,
+)
 from vknode.pool.runtimes.sim.behaviour import Behaviour
 from vknode.pool.runtimes.sim.shell import World
 from vknode.pool.v1 import spec_pb2
@@ -41,7 +48,11 @@ class SimContainer:
             "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOSTNAME": hostname,
         }
-        env.update((entry.name, _replace(entry.value, tokens)) for entry in self.spec.env)
+        env.update(
+            (entry.name, _replace(entry.value, tokens))
+            for entry in self.spec.env
+            if not entry.HasField("file")  # nobody writes files here
+        )
         return World(
             env=env,
             hostname=hostname,
@@ -146,6 +157,23 @@ class Addresses:
 
     def give_back(self, address: str) -> None:
         self._taken.discard(int(ipaddress.IPv4Address(address)) - self._first)
+
+
+def new_id() -> str:
+    return (uuid.uuid4().hex + uuid.uuid4().hex)[:64]
+
+
+def running(sandbox: SimSandbox) -> RunningSandbox:
+    return RunningSandbox(
+        sandbox.spec.uid, sandbox.id, sandbox.attempt, sandbox.ips, sandbox.created_at
+    )
+
+
+def user_of(
+    spec: spec_pb2.SandboxSpec, container: spec_pb2.Container
+) -> tuple[int, int, tuple[int, ...]]:
+    group = container.security.run_as_group
+    return container.security.run_as_user, group, (group, *spec.security.supplemental_groups)
 
 
 def _tokens(sandbox: SimSandbox) -> list[tuple[str, str]]:

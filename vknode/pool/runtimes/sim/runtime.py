@@ -13,10 +13,8 @@ journal nothing survives the process.
 from __future__ import annotations
 
 import asyncio
-import collections
 import random
 import time
-import uuid
 from collections.abc import AsyncIterator, Sequence
 
 import structlog
@@ -26,16 +24,15 @@ from vknode.pool.runtimes.base import (
     ContainerExit,
     ContainerExited,
     ContainerRef,
-    EventsLost,
     ExecStreams,
     Failure,
     FieldProblem,
-    HealthChanged,
     Image,
     LogOptions,
     ObservedSandbox,
+    ProbeOutcome,
+    ProbeResult,
     RunningSandbox,
-    RuntimeAway,
     RuntimeEvent,
     RuntimeInfo,
     StartedContainer,
@@ -48,9 +45,18 @@ from vknode.pool.runtimes.sim.behaviour import (
     check_behaviour,
 )
 from vknode.pool.runtimes.sim.config import SimConfig, zone_subnet
+from vknode.pool.runtimes.sim.feed import Feed
 from vknode.pool.runtimes.sim.journal import Journal
 from vknode.pool.runtimes.sim.measures import observed, usage
-from vknode.pool.runtimes.sim.model import Addresses, SimContainer, SimSandbox
+from vknode.pool.runtimes.sim.model import (
+    Addresses,
+    SimContainer,
+    SimSandbox,
+    new_id,
+    running,
+    user_of,
+)
+from vknode.pool.runtimes.sim.probing import Probing
 from vknode.pool.runtimes.sim.reading import follow_lines, read_log
 from vknode.pool.runtimes.sim.shell import Program, World, command, find_trap
 from vknode.pool.runtimes.sim.streams import SimAttach, SimConnection, SimExec
@@ -59,7 +65,6 @@ from vknode.pool.v1 import cell_pb2, spec_pb2, stats_pb2, stream_pb2
 
 log = structlog.get_logger()
 
-_MOST_EVENTS = 100_000
 _SIGKILL = 9
 _SIGTERM = 15
 
@@ -78,19 +83,14 @@ class SimRuntime:
         self._journal = journal
         self._sandboxes: dict[str, SimSandbox] = {}
         self._images: set[str] = set()
-        self._events: collections.deque[RuntimeEvent] = collections.deque()
-        self._event_there = asyncio.Event()
-        self._away = False
-        self._timers: list[asyncio.TimerHandle] = []
+        self._feed = Feed()
+        self._probing = Probing(self._config, self._rng)
         self._sessions: dict[str, set[SimExec]] = {}  # by container ID
 
     # --- the process ------------------------------------------------------------
 
     async def connect(self) -> RuntimeInfo:
-        if not self._timers:  # outages count from the first connection
-            loop = asyncio.get_running_loop()
-            for outage in self._config.outages:
-                self._timers.append(loop.call_later(outage.after, self._go_away, outage.duration))
+        self._feed.begin(self._config.outages)
         if self._journal is not None and not self._sandboxes:
             self._restore(self._journal)
         return RuntimeInfo(
@@ -107,8 +107,7 @@ class SimRuntime:
         )
 
     async def close(self) -> None:
-        for timer in self._timers:
-            timer.cancel()
+        self._feed.close()
         for sandbox in self._sandboxes.values():
             for container in sandbox.containers:
                 if container.timer is not None:
@@ -119,41 +118,14 @@ class SimRuntime:
         if self._journal is not None:
             self._journal.close()
 
-    def _go_away(self, duration: float) -> None:
-        self._away = True
-        self._emit(HealthChanged(False, "RuntimeUnavailable", "a simulated outage"))
-        self._timers.append(asyncio.get_running_loop().call_later(duration, self._come_back))
-
-    def _come_back(self) -> None:
-        self._away = False
-        self._emit(HealthChanged(True))
-        self._emit(EventsLost())
-
-    def _here(self) -> None:
-        if self._away:
-            raise RuntimeAway("the simulated runtime is away")
-
-    def _emit(self, event: RuntimeEvent) -> None:
-        if self._away and isinstance(event, ContainerExited):
-            return  # seen in the inventory after the outage
-        if len(self._events) >= _MOST_EVENTS:
-            self._events.clear()
-            event = EventsLost()
-        self._events.append(event)
-        self._event_there.set()
-
-    async def events(self) -> AsyncIterator[RuntimeEvent]:
-        while True:
-            while self._events:
-                yield self._events.popleft()
-            self._event_there.clear()
-            await self._event_there.wait()
+    def events(self) -> AsyncIterator[RuntimeEvent]:
+        return self._feed.events()
 
     async def _take_time(self, what: str, fixed: float | None) -> None:
         seconds = self._config.latency_of(what).draw(self._rng) if fixed is None else fixed
         if seconds > 0:
             await asyncio.sleep(seconds)
-        self._here()
+        self._feed.here()
 
     def _roll(self, what: str, reason: str) -> None:
         if self._rng.random() < self._config.failures.get(what, 0.0):
@@ -165,7 +137,7 @@ class SimRuntime:
         return problems(spec, self._config.networks)
 
     async def inventory(self) -> list[ObservedSandbox]:
-        self._here()
+        self._feed.here()
         return [observed(sandbox) for sandbox in self._sandboxes.values()]
 
     async def ensure_image(
@@ -174,7 +146,7 @@ class SimRuntime:
         policy: spec_pb2.ImagePullPolicy.ValueType,
         credentials: Sequence[spec_pb2.RegistryCredential],
     ) -> Image:
-        self._here()
+        self._feed.here()
         full = images.normalise(reference)
         present = full in self._images
         if policy == spec_pb2.IMAGE_PULL_POLICY_NEVER and not present:
@@ -201,11 +173,16 @@ class SimRuntime:
                 return check_behaviour(script.behaviour)
         return Behaviour()
 
+    async def prepare(
+        self, spec: spec_pb2.SandboxSpec, container: spec_pb2.Container | None, attempt: int
+    ) -> None:
+        """A start here waits for nobody else."""
+
     async def run_sandbox(self, spec: spec_pb2.SandboxSpec, attempt: int) -> RunningSandbox:
-        self._here()
+        self._feed.here()
         existing = self._sandboxes.get(spec.uid)
         if existing is not None and existing.attempt == attempt and existing.ready:
-            return _running(existing)
+            return running(existing)
         behaviour = self._behaviour(spec, "", "")
         await self._take_time("sandbox", behaviour.sandbox_latency)
         if behaviour.sandbox_error:
@@ -215,22 +192,36 @@ class SimRuntime:
         if existing is not None:
             self._forget(existing)
         ips = tuple(spec.host_ips) if spec.network.host_network else (self._addresses.take(),)
-        sandbox = SimSandbox(spec, _new_id(), attempt, ips, time.time_ns())
+        sandbox = SimSandbox(spec, new_id(), attempt, ips, time.time_ns())
         self._sandboxes[spec.uid] = sandbox
         if self._journal is not None:
             self._journal.sandbox(sandbox)
-        return _running(sandbox)
+        return running(sandbox)
 
     async def update_sandbox(self, old: spec_pb2.SandboxSpec, new: spec_pb2.SandboxSpec) -> None:
-        self._here()
+        self._feed.here()
         sandbox = self._sandboxes.get(new.uid)
         if sandbox is not None and sandbox.spec != new:
             sandbox.spec = new
             if self._journal is not None:
                 self._journal.sandbox(sandbox)
 
+    async def resize_sandbox(self, spec: spec_pb2.SandboxSpec) -> None:
+        """Nothing is limited here; what was asked for is in force."""
+
+    async def resize_container(
+        self, spec: spec_pb2.SandboxSpec, container: spec_pb2.Container, ref: ContainerRef
+    ) -> None:
+        self._feed.here()
+        there = self._find(ref)
+        if there is None or there.exit is not None or there.spec == container:
+            return
+        there.spec = container
+        if self._journal is not None:
+            self._journal.container(there)
+
     async def stop_sandbox(self, uid: str) -> None:
-        self._here()
+        self._feed.here()
         sandbox = self._sandboxes.get(uid)
         if sandbox is None or not sandbox.ready:
             return
@@ -247,7 +238,7 @@ class SimRuntime:
                 self._addresses.give_back(address)
 
     async def remove_sandbox(self, uid: str) -> None:
-        self._here()
+        self._feed.here()
         sandbox = self._sandboxes.get(uid)
         if sandbox is not None:
             self._forget(sandbox)
@@ -276,7 +267,7 @@ class SimRuntime:
         image: Image,
         attempt: int,
     ) -> StartedContainer:
-        self._here()
+        self._feed.here()
         behaviour = self._behaviour(spec, container.name, image.reference)
         await self._take_time("container", behaviour.start_latency)
         if behaviour.pull_latency:
@@ -294,7 +285,7 @@ class SimRuntime:
             if (other.ref.name, other.ref.attempt) == (container.name, attempt):
                 return StartedContainer(other.ref, other.started_at)
         started = SimContainer(
-            ref=ContainerRef(spec.uid, container.name, attempt, _new_id()),
+            ref=ContainerRef(spec.uid, container.name, attempt, new_id()),
             sandbox=there,
             spec=container,
             image=image,
@@ -306,7 +297,7 @@ class SimRuntime:
         if self._journal is not None:
             self._journal.container(started)
         self._plan_end(started)
-        return StartedContainer(started.ref, started.started_at, user=_user(spec, container))
+        return StartedContainer(started.ref, started.started_at, user=user_of(spec, container))
 
     def _plan_end(self, container: SimContainer) -> None:
         """Set the timer for an end that is known already."""
@@ -363,7 +354,7 @@ class SimRuntime:
             session.kill()
         if self._journal is not None:
             self._journal.exited(container)
-        self._emit(ContainerExited(container.ref, container.exit))
+        self._feed.emit(ContainerExited(container.ref, container.exit))
 
     async def _ended(self, container: SimContainer) -> None:
         if container.exit is None:
@@ -383,7 +374,7 @@ class SimRuntime:
         return None
 
     def _need(self, ref: ContainerRef) -> SimContainer:
-        self._here()
+        self._feed.here()
         container = self._find(ref)
         if container is None:
             raise Failure("NotFound", f"container {ref.name} is gone", retryable=False)
@@ -396,7 +387,7 @@ class SimRuntime:
         return container
 
     async def stop_container(self, ref: ContainerRef, grace_seconds: float) -> None:
-        self._here()
+        self._feed.here()
         container = self._find(ref)
         if container is None or container.exit is not None:
             return
@@ -431,7 +422,7 @@ class SimRuntime:
         )
 
     async def remove_container(self, ref: ContainerRef, *, keep_log: bool) -> None:
-        self._here()
+        self._feed.here()
         container = self._find(ref)
         if container is None:
             return
@@ -482,6 +473,28 @@ class SimRuntime:
         sessions.add(session)
         return session
 
+    async def probe(
+        self,
+        ref: ContainerRef,
+        ips: Sequence[str],
+        handler: spec_pb2.Handler,
+        timeout_seconds: float,
+    ) -> ProbeOutcome:
+        self._feed.here()
+        container = self._find(ref)
+        if container is None or container.exit is not None:
+            return ProbeOutcome(ProbeResult.ERROR, f"container {ref.name} is not running")
+        return await self._probing.probe(container, handler, timeout_seconds)
+
+    async def hook(
+        self,
+        ref: ContainerRef,
+        ips: Sequence[str],
+        handler: spec_pb2.Handler,
+        timeout_seconds: float | None,
+    ) -> None:
+        await self._probing.hook(self._need_running(ref), handler, timeout_seconds)
+
     async def exec_sync(
         self, ref: ContainerRef, command: Sequence[str], timeout_seconds: float
     ) -> tuple[int, bytes]:
@@ -519,7 +532,7 @@ class SimRuntime:
         )
 
     async def port_forward(self, sandbox: RunningSandbox, port: int) -> ExecStreams:
-        self._here()
+        self._feed.here()
         there = self._sandboxes.get(sandbox.uid)
         if there is None:
             raise Failure("NotFound", "the sandbox is gone", retryable=False)
@@ -538,10 +551,11 @@ class SimRuntime:
 
     # --- usage ------------------------------------------------------------------
 
-    async def stats(self, uids: Sequence[str]) -> list[stats_pb2.SandboxStats]:
-        self._here()
+    async def stats(self, uids: Sequence[str], cell: str = "") -> list[stats_pb2.SandboxStats]:
+        self._feed.here()
         wanted = uids or list(self._sandboxes)
-        return [usage(self._sandboxes[uid]) for uid in wanted if uid in self._sandboxes]
+        found = (self._sandboxes[uid] for uid in wanted if uid in self._sandboxes)
+        return [usage(sandbox) for sandbox in found if cell in ("", sandbox.spec.cell)]
 
     # --- after a restart --------------------------------------------------------
 
@@ -560,20 +574,3 @@ class SimRuntime:
                     self._plan_end(container)
         if self._sandboxes:
             log.info("sim_restored", sandboxes=len(self._sandboxes))
-
-
-def _new_id() -> str:
-    return (uuid.uuid4().hex + uuid.uuid4().hex)[:64]
-
-
-def _running(sandbox: SimSandbox) -> RunningSandbox:
-    return RunningSandbox(
-        sandbox.spec.uid, sandbox.id, sandbox.attempt, sandbox.ips, sandbox.created_at
-    )
-
-
-def _user(
-    spec: spec_pb2.SandboxSpec, container: spec_pb2.Container
-) -> tuple[int, int, tuple[int, ...]]:
-    group = container.security.run_as_group
-    return container.security.run_as_user, group, (group, *spec.security.supplemental_groups)

@@ -1,7 +1,7 @@
-"""Folder changes by inotify: one instance for all followers of a runtime.
+"""Folder changes by inotify: one instance for all who watch through one `Inotify`.
 
-A container's log folder holds only its own few files, so any change in it wakes the
-followers, and they look for themselves what it was.
+The folders hold only few files (of one container's logs, say), so any change wakes the
+watchers, and they look for themselves what it was.
 """
 
 from __future__ import annotations
@@ -16,8 +16,17 @@ from pathlib import Path
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _IN_MODIFY, _IN_MOVED_TO, _IN_CREATE, _IN_DELETE_SELF = 0x2, 0x80, 0x100, 0x400
+_IN_CLOSE_WRITE = 0x8
 _IN_DELETE, _IN_Q_OVERFLOW, _IN_IGNORED, _IN_ONLYDIR = 0x200, 0x4000, 0x8000, 0x01000000
-_MASK = _IN_MODIFY | _IN_MOVED_TO | _IN_CREATE | _IN_DELETE | _IN_DELETE_SELF | _IN_ONLYDIR
+_MASK = (
+    _IN_MODIFY
+    | _IN_CLOSE_WRITE
+    | _IN_MOVED_TO
+    | _IN_CREATE
+    | _IN_DELETE
+    | _IN_DELETE_SELF
+    | _IN_ONLYDIR
+)
 _HEADER = struct.Struct("iIII")
 
 
