@@ -217,6 +217,17 @@ def test_readiness_is_still_asked_while_it_ends_and_liveness_is_not() -> None:
     assert world.said().count("Killing") == 1
 
 
+def test_a_liveness_probe_under_way_when_the_end_begins_accuses_nobody() -> None:
+    world = running(liveness_probe=probe(period=1, failures=1))
+    world.pass_time(SECOND)
+    (asked,) = [op for op, a in world.pending.items() if isinstance(a, steps.Probe)]
+    world.feed(steps.Delete(30.0))
+    world.outcomes["c0"] = FAILURE
+    world.answer(asked)
+    assert "Unhealthy" not in world.said()
+    assert world.said().count("Killing") == 1
+
+
 def test_ready_containers_stay_ready_when_the_pool_restarts() -> None:
     world = running(startup_probe=probe(), readiness_probe=probe())
     assert world.main().ready

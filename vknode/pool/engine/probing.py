@@ -19,7 +19,7 @@ def ask_probes(facts: SandboxFacts) -> None:
         if record.stage is not Stage.RUNNING or not record.probes.began:
             continue
         assert record.ref is not None
-        ending = record.stop_deadline is not None
+        ending = _ending(facts, record)
         for state in record.probes.states:
             due = state.due_at()
             if due is None or (ending and state.kind is not Kind.READINESS):
@@ -53,13 +53,20 @@ def probed(facts: SandboxFacts, event: steps.Probed) -> None:
     counts.count(event.outcome, facts.now - state.asked_at, early=state.asked_early)
     ready, started = record.ready, record.started
     verdict = record.probes.answered(state, event.outcome, facts.now)
-    if state.tells(event.outcome) and not facts.terminal:
+    # Whether it lives was asked before its end began: a container that is leaving may well fail
+    # that, and it is no fault of anybody. (A kubelet tells it all the same.)
+    idle = _ending(facts, record) and state.kind is not Kind.READINESS
+    if state.tells(event.outcome) and not facts.terminal and not idle:
         _tell(facts, record, state.kind, event.outcome)
-    if verdict is Verdict.KILL and record.stop_deadline is None and not facts.deleting:
+    if verdict is Verdict.KILL and not idle:
         _kill(facts, record, state.kind, state.spec)
     if (ready, started) != (record.ready, record.started):
         remember(facts)
         facts.touch()
+
+
+def _ending(facts: SandboxFacts, record: ContainerRecord) -> bool:
+    return facts.deleting or record.stop_deadline is not None
 
 
 def remember(facts: SandboxFacts) -> None:
