@@ -16,7 +16,7 @@ help:
 	@echo "make test    everything: lint, types, layers, unit, property, cluster and fault tests"
 	@echo "make test-previous   what differs by release, on Kubernetes 1.35.4"
 	@echo "make bench   cold starts beside raw CRI calls, with a plot in out/"
-	@echo "make bench-streams   exec, logs and port-forward beside the pool's own and a stub"
+	@echo "make bench-streams   exec, logs and port-forward beside the pool's own, a stub and a real kubelet"
 	@echo "make conformance   upstream's node conformance tests, on vknode and on a real kubelet"
 	@echo "make fuzz   parsers of others' bytes, by coverage, FUZZ_SECONDS each (300)"
 	@echo "make audit   known vulnerabilities of what is locked, and its SBOM"
@@ -46,11 +46,11 @@ demo: setup
 # What tests need beside the control plane is built while lint runs, and comes first: where it
 # lacks, tests would be skipped.
 test: setup
-	@{ $(BIN)/python -m vknode.devcluster.programs metrics-server; \
+	@{ $(BIN)/python -m vknode.devcluster.programs kubelet metrics-server; \
 	    $(BIN)/python -m tests.monitoring --programs; } >"$(STATE)/tools.log" 2>&1 </dev/null & \
 	  trap 'kill $$! 2>/dev/null || true' INT TERM; \
 	  $(MAKE) --no-print-directory lint
-	@$(BIN)/python -m vknode.devcluster.programs metrics-server >/dev/null
+	@$(BIN)/python -m vknode.devcluster.programs kubelet metrics-server >/dev/null
 	@$(BIN)/python -m tests.monitoring --programs
 	@$(BIN)/python -m tests.conformance --programs
 	@$(BIN)/pytest
@@ -72,6 +72,7 @@ bench: setup
 	@$(BIN)/python -m bench.coldstart
 
 bench-streams: setup
+	@$(BIN)/python -m vknode.devcluster.programs kubelet >/dev/null
 	@$(BIN)/python -m bench.streams
 
 # About an hour; `python -m tests.conformance --help` tells of parts. Once built (5 minutes,

@@ -28,22 +28,18 @@ _DOWN, _UP = 7001, 7002
 
 
 class Site:
-    def __init__(self, folder: Path, *, websockets: bool) -> None:
+    """A started cluster of one zone and one node. `prefix` tells its figures from others',
+    `agent_pid` is the process that serves its kubelet API."""
+
+    def __init__(self, cluster: DevCluster, folder: Path, prefix: str, agent_pid: int) -> None:
+        self.prefix = prefix
+        self._cluster = cluster
         self._folder = folder
-        self._cluster = DevCluster(
-            folder,
-            runtime="cri",
-            zones=1,
-            cells_per_zone=1,
-            apiserver_features={"ExtendWebSocketsToKubelet": websockets},
-            # A whole log in one file, as a node has it that never rotates.
-            pool_flags=("--container-log-max-size", "4Gi"),
-        )
+        self._agent_pid = agent_pid
         self._ids: dict[str, tuple[str, str, str]] = {}  # by Pod: UID, container ID, address
         self._sessions: list[aiohttp.ClientSession] = []
 
     async def __aenter__(self) -> Self:
-        await self._cluster.start()
         plane = self._cluster.control_plane
         self._api = self._session(plane.authority.cert, plane.admin.cert, plane.admin.key)
         zone = self._cluster.zones["az1"]
@@ -56,7 +52,6 @@ class Site:
         await self._cri.close()
         for session in self._sessions:
             await session.close()
-        await self._cluster.stop()
 
     def _session(self, ca: Path, cert: Path, key: Path) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(ssl=trusting(ca, cert, key), limit=0)
@@ -116,7 +111,7 @@ class Site:
     # --- exec, ever nearer to the container ---
 
     async def kubelet_door(self, door: Door) -> Door:
-        """The agent's kubelet API without an API server before it, with its certificate."""
+        """The kubelet API without an API server before it, with its certificate."""
         node = (await self._get(f"pods/{door.pod}"))["spec"]["nodeName"]
         status = (await self._get(f"nodes/{node}"))["status"]
         port = status["daemonEndpoints"]["kubeletEndpoint"]["Port"]
@@ -168,7 +163,7 @@ class Site:
         for way in ("down", "up"):
             found[f"{way}_ratio"] = round(medians[way] / medians[f"direct_{way}"], 3)
             found[f"{way}_spread"] = [round(f(rates[way]), 1) for f in (min, max)]
-        return {leg: found}
+        return {f"{self.prefix}{leg}": found}
 
     async def _listening(self, pod: str, port: int) -> None:
         """nc takes one connection, and is started anew."""
@@ -183,7 +178,7 @@ class Site:
 
     async def logs(self, size: int, rounds: int, tally: parts.Tally) -> parts.Figures:
         text = parts.Text(size)
-        file = self._folder.with_name("whole.log")
+        file = self._folder / "whole.log"
         await asyncio.to_thread(text.write, file)
         door = await self.pod("logger", text.script("touch /tmp/done; sleep 3600"))
         await parts.go(door)
@@ -196,7 +191,8 @@ class Site:
         try:
             await self._stub_pod(port)
             floor = Door(self._api, plane.url, _NAMESPACE, "stub")
-            return await parts.logs({"stub": floor, "kubernetes": door}, text, tally, rounds)
+            ways = {f"{self.prefix}stub": floor, f"{self.prefix}whole": door}
+            return await parts.logs(ways, text, tally, rounds)
         finally:
             await stub.stop()
 
@@ -224,9 +220,7 @@ class Site:
 
     def agent_mib(self) -> float:
         """The agent's proportional share of memory (PSS)."""
-        agent = self._cluster.agent
-        assert agent is not None and agent.pid is not None
-        for line in Path(f"/proc/{agent.pid}/smaps_rollup").read_text().splitlines():
+        for line in Path(f"/proc/{self._agent_pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
                 return round(int(line.split()[1]) / 1024, 1)
         raise StreamBroken("the kernel tells no Pss")

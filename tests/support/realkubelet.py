@@ -73,12 +73,13 @@ def real_kubelet(
     more_images: Sequence[Archive] = (),
     mirrors: Mapping[str, str] | None = None,
     config: Mapping[str, Any] | None = None,
+    apiserver_features: Mapping[str, bool] | None = None,
 ) -> Iterator[RealKubelet]:
     """A control plane, a containerd and the kubelet of `programs`, Ready.
 
-    `more_images` and `mirrors` are DevCluster's; `config` replaces fields of its
-    KubeletConfiguration. Raises what DevCluster.start raises; at the end nothing is left, and
-    no child may have crashed."""
+    `more_images`, `mirrors` and `apiserver_features` are DevCluster's; `config` replaces fields
+    of its KubeletConfiguration. Raises what DevCluster.start raises; at the end nothing is
+    left, and no child may have crashed."""
     with (
         _kernel_settings(),
         _folders_of_its_own(),
@@ -91,6 +92,7 @@ def real_kubelet(
             pools=False,
             more_images=more_images,
             mirrors=mirrors,
+            apiserver_features=apiserver_features,
             programs=programs,
         ) as running,
     ):
