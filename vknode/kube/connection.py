@@ -27,7 +27,7 @@ import time
 from asyncio import sslproto
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.request import getproxies, proxy_bypass
@@ -36,6 +36,7 @@ import aiohttp
 import structlog
 from yarl import URL
 
+from vknode.filemark import Mark, mark
 from vknode.kube.errors import ConnectionConfigError
 from vknode.kube.kubeconfig import KubeconfigFacts, inspect_kubeconfig
 
@@ -53,11 +54,10 @@ class _CertificateFiles:
 
     cert: str
     key: str | None
-    seen: tuple[int, int] = field(default=(0, 0))
+    seen: Mark = ()
 
-    def fingerprint(self) -> tuple[int, int]:
-        cert = Path(self.cert).stat()
-        return (cert.st_mtime_ns, cert.st_ino)
+    def mark(self) -> Mark:
+        return mark([Path(self.cert)])
 
 
 class Connection:
@@ -147,15 +147,15 @@ class Connection:
 
     def _reload_certificate(self, files: _CertificateFiles, tls: ssl.SSLContext) -> None:
         try:
-            fingerprint = files.fingerprint()
-            if fingerprint == files.seen:
+            found = files.mark()
+            if found == files.seen:
                 return
             tls.load_cert_chain(files.cert, files.key, password=_no_password)
         except (OSError, ssl.SSLError) as error:
             # Half-written during a rotation: the next check sees it whole.
             log.warning("client_certificate_unreadable", file=files.cert, error=str(error))
             return
-        files.seen = fingerprint
+        files.seen = found
         log.info("client_certificate_reloaded", file=files.cert)
 
     async def close(self) -> None:
@@ -204,7 +204,7 @@ async def connect(
     certificate = None
     if tls is not None and configuration.cert_file and configuration.cert_file not in inline:
         certificate = _CertificateFiles(configuration.cert_file, configuration.key_file)
-        certificate.seen = certificate.fingerprint()
+        certificate.seen = certificate.mark()
     token = configuration.api_key.get("BearerToken")
     if token_file is not None:
         token = _read_token(token_file)

@@ -13,6 +13,7 @@ import structlog
 from aiohttp import web
 from cryptography import x509
 
+from vknode.filemark import Mark, mark
 from vknode.kubeletapi.attach import Attach
 from vknode.kubeletapi.auth import require_access
 from vknode.kubeletapi.authentication import Authenticator
@@ -177,10 +178,10 @@ class KubeletApi:
 
     async def _renew(self) -> None:
         """Certificates are renewed under a running process: by cert-manager, or as a Secret."""
-        files = self._fingerprint()
+        files = self._mark()
         while True:
             await asyncio.sleep(self._settings.certificate_check_interval)
-            found = self._fingerprint()
+            found = self._mark()
             if found == files:
                 continue
             try:
@@ -192,20 +193,10 @@ class KubeletApi:
                 files = found
                 _log.info("kubelet_api_certificates_reloaded")
 
-    def _fingerprint(self) -> tuple[tuple[int, int] | None, ...]:
-        """Changes when one of the files does."""
-        found: list[tuple[int, int] | None] = []
+    def _mark(self) -> Mark:
         settings = self._settings
-        for path in (settings.serving_cert, settings.serving_key, settings.client_ca):
-            if path is None:
-                continue
-            try:
-                status = path.stat()
-            except OSError:
-                found.append(None)
-            else:
-                found.append((status.st_mtime_ns, status.st_ino))
-        return tuple(found)
+        files = (settings.serving_cert, settings.serving_key, settings.client_ca)
+        return mark(file for file in files if file is not None)
 
     def reload_certificates(self) -> None:
         """Uses the serving certificate and the client CAs that are in the files now, from the

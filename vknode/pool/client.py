@@ -35,6 +35,7 @@ import grpc
 import grpc.aio
 import structlog
 
+from vknode.filemark import Mark, mark
 from vknode.pool.endpoint import EndpointError, TlsFiles
 from vknode.pool.errors import REFUSED, RETRYABLE, PoolFailure, from_rpc_error
 from vknode.pool.line import MESSAGE_LIMIT, Line
@@ -45,7 +46,6 @@ from vknode.pool.sessions import (
     LogStream,
     cancelled_from_outside,
 )
-from vknode.pool.tls import Mark, mark
 from vknode.pool.v1 import (
     cell_pb2,
     pool_pb2,
@@ -197,7 +197,7 @@ class PoolClient:
         while True:
             await asyncio.sleep(interval)
             assert self._tls is not None
-            if mark(self._tls) == self._line.mark:
+            if mark(self._tls.paths) == self._line.mark:
                 continue
             line = self._new_line()
             if line is None:
@@ -215,7 +215,7 @@ class PoolClient:
             return Line(self.endpoint, self._tls)
         except EndpointError as error:
             assert self._tls is not None
-            self._complain(mark(self._tls), str(error))
+            self._complain(mark(self._tls.paths), str(error))
             return None
 
     def _complain(self, about: Mark, problem: str) -> None:
@@ -239,7 +239,7 @@ class PoolClient:
 
     def _take_new_files(self) -> None:
         """Before a watch connects again: what the files hold now, tried or not."""
-        if self._tls is None or not self._line.mark or mark(self._tls) == self._line.mark:
+        if self._tls is None or not self._line.mark or mark(self._tls.paths) == self._line.mark:
             return
         line = self._new_line()
         if line is not None:

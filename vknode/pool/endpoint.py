@@ -62,6 +62,10 @@ class TlsFiles:
     ca: Path
     server_name: str = ""
 
+    @property
+    def paths(self) -> tuple[Path, Path, Path]:
+        return self.cert, self.key, self.ca
+
     def read(self) -> tuple[bytes, bytes, bytes]:
         """Certificate, key and CA. Raises EndpointError."""
         found = []

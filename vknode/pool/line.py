@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 import grpc
 import grpc.aio
 
+from vknode.filemark import Mark, mark
 from vknode.pool.endpoint import EndpointError, TlsFiles, parse_endpoint
-from vknode.pool.tls import Mark, load, mark
+from vknode.pool.tls import load
 from vknode.pool.v1 import pool_pb2_grpc
 
 MESSAGE_LIMIT = 16 * 1024 * 1024  # bytes; what every pool takes
@@ -55,7 +56,7 @@ class Line:
         address = parse_endpoint(endpoint)
         options = _options(tls.server_name if tls else "")
         # Before the files are read: what changes meanwhile is then seen as a change.
-        self.mark: Mark = () if tls is None else mark(tls)
+        self.mark: Mark = () if tls is None else mark(tls.paths)
         self.expires = ""
         if address.path is not None:
             self.channel = grpc.aio.insecure_channel(address.target, options=options)

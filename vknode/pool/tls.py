@@ -1,8 +1,8 @@
 """Certificates for mutual TLS that are renewed under a running process.
 
-Theory of operation. `mark` of the files changes when one of them does (mtime and inode: a Secret
-is renewed by a link, cert-manager writes anew). Whoever uses them compares it, the server at each
-new connection, the client every some seconds, and loads the files when it differs. What is loaded
+Theory of operation. The `mark` of the files (`filemark`) changes when one of them does. Whoever
+uses them compares it, the server at each new connection, the client every some seconds, and loads
+the files when it differs. What is loaded
 is checked whole (a key that does not belong to its certificate is half a renewal), and only what
 is right is used; until then the earlier ones are. No connection that is open ends for it.
 """
@@ -14,12 +14,10 @@ from dataclasses import dataclass
 import grpc
 import structlog
 
+from vknode.filemark import Mark, mark
 from vknode.pool.endpoint import EndpointError, TlsFiles
 
 log = structlog.get_logger()
-
-# Of certificate, key and CA; None where a file is not there.
-Mark = tuple[tuple[int, int] | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +31,6 @@ class Loaded:
 
     def __repr__(self) -> str:
         return f"Loaded(expires={self.expires!r})"  # never the key
-
-
-def mark(files: TlsFiles) -> Mark:
-    found: list[tuple[int, int] | None] = []
-    for path in (files.cert, files.key, files.ca):
-        try:
-            status = path.stat()
-        except OSError:
-            found.append(None)
-        else:
-            found.append((status.st_mtime_ns, status.st_ino))
-    return tuple(found)
 
 
 def load(files: TlsFiles) -> Loaded:
@@ -97,7 +83,7 @@ class ServerTls:
     def __init__(self, files: TlsFiles) -> None:
         """Raises EndpointError."""
         self._files = files
-        self._mark = mark(files)
+        self._mark = mark(files.paths)
         self._complained: Mark | None = None
         self.credentials = grpc.dynamic_ssl_server_credentials(
             _config(load(files)),
@@ -107,7 +93,7 @@ class ServerTls:
 
     def _newer(self) -> grpc.ServerCertificateConfiguration | None:
         """gRPC asks at each new connection, in a thread of its own; None: as before."""
-        found = mark(self._files)
+        found = mark(self._files.paths)
         if found == self._mark:
             return None
         try:
