@@ -1,9 +1,10 @@
 """How a file server answers, without the files: conditions, ranges, types, listings. Pure.
 
 As Go's http.FileServer (net/http fs.go), which a kubelet shows /var/log with. Three things
-differ. A content is never called HTML, whatever it looks like: who writes into a log must not
-run scripts in the browser of who reads it. More than one range at once gets the whole file, as
-every server may do. `index.html` is a file like others.
+differ. A file's type is told by its content only, not by its name and the tables of the machine,
+and is never HTML: who writes into a log must not run scripts in the browser of who reads it. More
+than one range at once gets the whole file, as every server may do. `index.html` is a file like
+others.
 """
 
 from __future__ import annotations
@@ -71,8 +72,13 @@ def unconditional(headers: Mapping[str, str], modified: int) -> int | None:
         return 412
     if "If-None-Match" in headers:
         return 304 if headers["If-None-Match"].strip() == "*" else None
+    return 304 if is_unchanged(headers, modified) else None
+
+
+def is_unchanged(headers: Mapping[str, str], modified: int) -> bool:
+    """By If-Modified-Since alone: for a listing no other condition counts."""
     since = _date(headers.get("If-Modified-Since", ""))
-    return 304 if since is not None and modified <= since else None
+    return since is not None and modified <= since
 
 
 def http_date(seconds: int) -> str:

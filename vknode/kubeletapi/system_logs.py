@@ -168,10 +168,9 @@ class _Sending:
 def _folder_answer(request: web.Request, found: Folder, names: list[bytes]) -> web.Response:
     if found.entries is None:
         return _redirect(request, file_answers.reference(names[-1]) + "/")
+    if file_answers.is_unchanged(request.headers, found.modified):
+        return web.Response(status=304)
     headers = {"Last-Modified": file_answers.http_date(found.modified)}
-    early = file_answers.unconditional(request.headers, found.modified)
-    if early == 304:
-        return web.Response(status=304, headers=headers)
     page = file_answers.listing(found.entries)
     return web.Response(text=page, content_type="text/html", charset="utf-8", headers=headers)
 
