@@ -67,6 +67,7 @@ def test_everything_given(tmp_path: Path) -> None:
                     "name": "az2",
                     "endpoint": "pool.example:7443",
                     "cells": ["rack-*"],
+                    "maxCells": 20,
                     "tls": {
                         "ca": "ca.pem",
                         "cert": "crt.pem",
@@ -126,6 +127,7 @@ def test_everything_given(tmp_path: Path) -> None:
     assert config.pools[1].tls is not None
     assert config.pools[1].tls.server_name == "pool"
     assert [pool.cells for pool in config.pools] == [("*",), ("rack-*",)]
+    assert [pool.max_cells for pool in config.pools] == [1000, 20]
     assert config.taints[0].effect == "NoSchedule"
     assert config.kubelet.serving_cert == tmp_path / "crt.pem"
     assert config.kubelet.system_logs == tmp_path / "logs"
@@ -285,6 +287,8 @@ def pool(**keys: Any) -> list[dict[str, Any]]:
         ({"pools": pool(name="A_1")}, "pools[0].name", "a-z, 0-9"),
         ({"pools": pool(cells=["A*"])}, "pools[0].cells[0]", "name of a cell"),
         ({"pools": pool(cells="az1-a")}, "pools[0].cells", "a list of texts"),
+        ({"pools": pool(maxCells=0)}, "pools[0].maxCells", "write 1 to 100000"),
+        ({"pools": pool(maxCells="all")}, "pools[0].maxCells", "a whole number"),
         ({"pools": pool(endpoint="unix:rel.sock")}, "pools[0].endpoint", "absolute"),
         ({"pools": pool(endpoint="unix:/" + "x" * 120)}, "pools[0].endpoint", "107 bytes"),
         ({"pools": pool(endpoint="http://h:1")}, "pools[0].endpoint", "scheme"),

@@ -27,6 +27,8 @@ UNIX_PREFIX = "unix:"
 # sockaddr_un has 108 bytes, the last one 0.
 MAX_UNIX_PATH = 107
 MAX_DNS_SERVERS = 3
+# Of one pool, unless it is given another number: each is a Node, a Lease and a port.
+MAX_CELLS = 1000
 AUTHORIZATION_MODES = ("Webhook", "AlwaysAllow")
 # Below the NodePorts of Services (30000 on) and the kernel's own choices (32768 on).
 NODE_PORTS = (20250, 29999)
@@ -45,12 +47,14 @@ class TLSFiles:
 @dataclass(frozen=True)
 class PoolConfig:
     """`endpoint` is `unix:/PATH` or `HOST:PORT`; the latter always has `tls`. `cells`: names, or
-    prefixes with "*", of those that it may announce; all others are refused."""
+    prefixes with "*", of those that it may announce; all others are refused. `max_cells`: how
+    many of them become Nodes."""
 
     name: str
     endpoint: str
     tls: TLSFiles | None = None
     cells: tuple[str, ...] = (EVERY,)
+    max_cells: int = MAX_CELLS
 
 
 @dataclass(frozen=True)
@@ -230,8 +234,9 @@ def _pool(reader: Reader) -> PoolConfig:
                 "add tls: {ca: FILE, cert: FILE, key: FILE}",
             )
     cells = read_patterns(reader, "cells", names.is_dns_name, "a cell")
+    max_cells = reader.integer("maxCells", MAX_CELLS, 1, 100_000)
     reader.finish()
-    return PoolConfig(name, endpoint, tls, cells or (EVERY,))
+    return PoolConfig(name, endpoint, tls, cells or (EVERY,), max_cells)
 
 
 def _tls(reader: Reader) -> TLSFiles | None:
