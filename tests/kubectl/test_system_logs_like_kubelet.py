@@ -37,13 +37,18 @@ class Answerer:
     below: str
 
     def ask(self, path: str, method: str = "GET", **headers: str) -> tuple[object, ...]:
+        return self.request(self.below, path, method, headers)
+
+    def request(
+        self, below: str, path: str, method: str, headers: dict[str, str]
+    ) -> tuple[object, ...]:
         plane = self.running.cluster.control_plane
         admin = plane.authority.issue("reader", "reader", organizations=["system:masters"])
         context = ssl.create_default_context(cafile=str(plane.authority.cert))
         context.load_cert_chain(admin.cert, admin.key)
         host, _, port = plane.url.removeprefix("https://").partition(":")
         connection = http.client.HTTPSConnection(host, int(port), context=context, timeout=30)
-        base = f"/api/v1/nodes/{self.node}/proxy/logs{self.below}"
+        base = f"/api/v1/nodes/{self.node}/proxy/logs{below}"
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         try:
             connection.request(method, base + path, headers=named)
@@ -51,7 +56,8 @@ class Answerer:
             told = {name: response.headers.get(name) for name in TOLD}
             if told["Location"] is not None:
                 told["Location"] = told["Location"].replace(base, "BASE")
-            return response.status, response.read(), told
+            # An API server writes its own prefix into pages, and with it the node's name.
+            return response.status, response.read().replace(base.encode(), b"BASE"), told
         finally:
             connection.close()
 
@@ -141,10 +147,8 @@ def test_the_same_methods(ours: Answerer, kubelets: Answerer, method: str) -> No
     assert ours.ask("/text", method)[0] == kubelets.ask("/text", method)[0]
 
 
-def test_it_begins_at_the_same_place(ours: Answerer, kubelets: Answerer) -> None:
-    """Without its last slash there is nothing, not even a redirect."""
-    for one in (ours, kubelets):
-        path = f"/api/v1/nodes/{one.node}/proxy/logs"
-        done = one.running.kube.run("get", "--raw", path, check=False)
-        assert done.returncode != 0
-        assert "could not find the requested resource" in done.stderr
+@pytest.mark.parametrize("path", ["", "?query=kubelet"])
+def test_it_begins_at_the_same_place(ours: Answerer, kubelets: Answerer, path: str) -> None:
+    told = [one.request("", path, "GET", {}) for one in (ours, kubelets)]
+    assert told[0] == told[1]
+    assert told[0][0] == 307

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import html
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -56,6 +57,7 @@ class SystemLogs:
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         # A dot of a pattern is no newline, which names of files may have.
+        router.add_get("/logs", _beginning, allow_head=False)
         router.add_get("/logs/{path:(?s:.*)}", self._handle, allow_head=False)
 
     def stop(self) -> None:
@@ -173,6 +175,19 @@ def _folder_answer(request: web.Request, found: Folder, names: list[bytes]) -> w
     headers = {"Last-Modified": file_answers.http_date(found.modified)}
     page = file_answers.listing(found.entries)
     return web.Response(text=page, content_type="text/html", charset="utf-8", headers=headers)
+
+
+async def _beginning(request: web.Request) -> web.Response:
+    """Without its slash: as Go's ServeMux sends clients on."""
+    query = request.rel_url.raw_query_string
+    place = f"/logs/?{query}" if query else "/logs/"
+    return web.Response(
+        status=307,
+        text=f'<a href="{html.escape(place)}">Temporary Redirect</a>.\n\n',
+        content_type="text/html",
+        charset="utf-8",
+        headers={"Location": place},
+    )
 
 
 def _redirect(request: web.Request, place: str) -> web.Response:
