@@ -12,7 +12,9 @@ from vknode.kubeletapi.file_answers import (
     answer,
     content_range,
     content_type,
+    dated,
     http_date,
+    is_unchanged,
     listing,
     unconditional,
 )
@@ -101,6 +103,12 @@ def test_conditions(headers: dict[str, str], status: int | None) -> None:
 )
 def test_a_part_of_what_has_changed_is_all_of_it(unless: str, status: int) -> None:
     assert answer({"Range": "bytes=1-", "If-Range": unless}, NOON, 10).status == status
+
+
+@given(st.integers(-(2**62), 2**62))
+def test_any_time_of_a_file_can_be_told_or_is_left_out(modified: int) -> None:
+    told = dated(modified)
+    assert told == {} or is_unchanged({"If-Modified-Since": told["Last-Modified"]}, modified)
 
 
 @pytest.mark.parametrize(

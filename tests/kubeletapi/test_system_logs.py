@@ -156,6 +156,28 @@ async def test_it_begins_with_a_slash(shown: Shown) -> None:
             assert "<y>" not in await response.text()
 
 
+async def test_a_dot_is_the_folder_itself(shown: Shown) -> None:
+    for path in ("/logs/", "/logs/pods/"):
+        assert await shown.get(path + ".") == await shown.get(path)
+    async with shown.ask("/logs/syslog/.") as response:
+        assert (response.status, response.headers["Location"]) == (301, "../syslog")
+
+
+async def test_files_of_no_time_and_of_a_strange_one(shown: Shown) -> None:
+    for name, seconds in (("epoch", 0), ("before", -1000), ("late", 1 << 36)):
+        (shown.folder / name).write_text(name)
+        os.utime(shown.folder / name, (seconds, seconds))
+        assert await shown.get("/logs/" + name) == (200, name)
+
+
+async def test_a_folder_that_becomes_a_file_shows_nothing(shown: Shown) -> None:
+    shown.folder.rename(shown.folder.with_name("aside"))
+    assert await shown.get("/logs/") == NOT_FOUND
+    shown.folder.write_text("SECRET")
+    for path in ("/logs/", "/logs/.", "/logs/x"):
+        assert await shown.get(path) == NOT_FOUND
+
+
 async def test_what_was_begun_is_decoded_once(shown: Shown) -> None:
     for name in ("%41", "a b", "line\nbreak", "größe", "why?#;", "a:b"):
         (shown.folder / name).write_text(name)

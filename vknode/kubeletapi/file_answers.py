@@ -18,6 +18,7 @@ from urllib.parse import quote
 #: Bytes of a file's beginning that tell its type.
 SNIFFED = 512
 _LARGEST = 2**63 - 1
+_LAST_SECOND = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp())
 # Bytes that no text has; from the table of mimesniff.spec.whatwg.org that Go uses, too.
 _BINARY = frozenset({*range(0x09), 0x0B, *range(0x0E, 0x1B), *range(0x1C, 0x20)})
 # What Go's url.URL leaves as it is in a path.
@@ -82,8 +83,13 @@ def is_unchanged(headers: Mapping[str, str], modified: int) -> bool:
 
 
 def http_date(seconds: int) -> str:
-    """For Last-Modified."""
+    """Of seconds since the epoch, until the year 9999."""
     return format_datetime(datetime.fromtimestamp(seconds, UTC), usegmt=True)
+
+
+def dated(modified: int) -> dict[str, str]:
+    """The header Last-Modified, unless the time is obviously none."""
+    return {"Last-Modified": http_date(modified)} if 0 < modified <= _LAST_SECOND else {}
 
 
 def _date(text: str) -> int | None:

@@ -78,12 +78,15 @@ class SystemLogs:
         if not path.startswith(_PREFIX):
             return _not_found()
         # As Go's path.Clean has it; names that lead up are refused instead.
-        names = [name for name in path[len(_PREFIX) :].split(b"/") if name not in (b"", b".")]
-        slash = path.endswith(b"/")
+        parts = path[len(_PREFIX) :].split(b"/")
+        names = [name for name in parts if name not in (b"", b".")]
+        slash = parts[-1] in (b"", b".")  # what relative links count from
         try:
             found = await self._look(lambda: self._folder.find(names, listed=slash))
             if isinstance(found, Folder):
                 return _folder_answer(request, found, names)
+            if not names:
+                return _not_found()  # the folder was replaced by a file
             if slash:
                 return _redirect(request, "../" + file_answers.reference(names[-1]))
             return await sending.send(found)
@@ -118,12 +121,12 @@ class _Sending:
 
     async def send(self, file: OpenedFile) -> web.StreamResponse:
         """Raises OSError and TimeoutError only before anything was sent."""
-        headers = {"Last-Modified": file_answers.http_date(file.modified)}
+        headers = file_answers.dated(file.modified)
         found = file_answers.answer(self._request.headers, file.modified, file.size)
         if (part := file_answers.content_range(found, file.size)) is not None:
             headers["Content-Range"] = part
         if found.error:
-            del headers["Last-Modified"]
+            headers.pop("Last-Modified", None)
             return plain_error(found.status, found.error + "\n", headers)
         if found.status in (304, 412):
             return web.Response(status=found.status, headers=headers)
@@ -172,15 +175,14 @@ def _folder_answer(request: web.Request, found: Folder, names: list[bytes]) -> w
         return _redirect(request, file_answers.reference(names[-1]) + "/")
     if file_answers.is_unchanged(request.headers, found.modified):
         return web.Response(status=304)
-    headers = {"Last-Modified": file_answers.http_date(found.modified)}
+    headers = file_answers.dated(found.modified)
     page = file_answers.listing(found.entries)
     return web.Response(text=page, content_type="text/html", charset="utf-8", headers=headers)
 
 
 async def _beginning(request: web.Request) -> web.Response:
     """Without its slash: as Go's ServeMux sends clients on."""
-    query = request.rel_url.raw_query_string
-    place = f"/logs/?{query}" if query else "/logs/"
+    place = _with_query(request, "/logs/")
     return web.Response(
         status=307,
         text=f'<a href="{html.escape(place)}">Temporary Redirect</a>.\n\n',
@@ -192,8 +194,12 @@ async def _beginning(request: web.Request) -> web.Response:
 
 def _redirect(request: web.Request, place: str) -> web.Response:
     """Relative: an API server has this path below its own."""
+    return web.Response(status=301, headers={"Location": _with_query(request, place)})
+
+
+def _with_query(request: web.Request, place: str) -> str:
     query = request.rel_url.raw_query_string
-    return web.Response(status=301, headers={"Location": f"{place}?{query}" if query else place})
+    return f"{place}?{query}" if query else place
 
 
 def _not_found() -> web.Response:
