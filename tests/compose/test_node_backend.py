@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -177,9 +177,12 @@ def test_the_configuration_as_a_kubelet_tells_it() -> None:
         250,
     )
     assert told["registerWithTaints"] == [{"key": "a/b", "value": "c", "effect": "NoSchedule"}]
-    assert told["enableSystemLogHandler"] is False
+    assert (told["enableSystemLogHandler"], told["enableSystemLogQuery"]) == (False, False)
     assert "secret" not in msgspec.json.encode(told).decode()
     assert "maxPods" not in kubelet_configuration(config, {})
+    shown = replace(config, kubelet=replace(config.kubelet, system_logs=Path("/var/log/x")))
+    told = kubelet_configuration(shown, {})
+    assert (told["enableSystemLogHandler"], told["enableSystemLogQuery"]) == (True, False)
 
 
 @dataclass

@@ -18,6 +18,7 @@ from vknode.agent.config import (
 from vknode.translate.privileges import Allowed
 
 POOL = {"name": "az1", "endpoint": "unix:/run/az1.sock"}
+TLS = {"ca": "crt", "cert": "crt", "key": "crt"}
 
 
 def write(folder: Path, **keys: Any) -> Path:
@@ -44,6 +45,7 @@ def test_smallest_file_and_its_defaults(tmp_path: Path) -> None:
     assert (config.lease.duration, config.lease.renew) == (40, 10.0)
     assert config.pool_unreachable_after == 10.0
     assert (config.deletion.brake_share, config.deletion.brake_minimum) == (0.3, 10)
+    assert config.kubelet.system_logs is None
     assert config.max_reference_watches == 500
     assert config.extended_resources == {}
     assert config.privileges == ()
@@ -54,6 +56,7 @@ def test_smallest_file_and_its_defaults(tmp_path: Path) -> None:
 def test_everything_given(tmp_path: Path) -> None:
     for name in ("kubeconfig", "ca.pem", "crt.pem", "key.pem"):
         (tmp_path / name).write_text("x")
+    (tmp_path / "logs").mkdir()
     config = load_config(
         write(
             tmp_path,
@@ -64,6 +67,7 @@ def test_everything_given(tmp_path: Path) -> None:
                     "name": "az2",
                     "endpoint": "pool.example:7443",
                     "cells": ["rack-*"],
+                    "maxCells": 20,
                     "tls": {
                         "ca": "ca.pem",
                         "cert": "crt.pem",
@@ -81,6 +85,7 @@ def test_everything_given(tmp_path: Path) -> None:
                 "servingCert": "crt.pem",
                 "servingKey": "key.pem",
                 "clientCA": "ca.pem",
+                "systemLogs": str(tmp_path / "logs"),
                 "authentication": {"webhook": {"enabled": False, "cacheTTLSeconds": 5}},
                 "authorization": {
                     "mode": "Webhook",
@@ -122,8 +127,10 @@ def test_everything_given(tmp_path: Path) -> None:
     assert config.pools[1].tls is not None
     assert config.pools[1].tls.server_name == "pool"
     assert [pool.cells for pool in config.pools] == [("*",), ("rack-*",)]
+    assert [pool.max_cells for pool in config.pools] == [1000, 20]
     assert config.taints[0].effect == "NoSchedule"
     assert config.kubelet.serving_cert == tmp_path / "crt.pem"
+    assert config.kubelet.system_logs == tmp_path / "logs"
     assert config.kubelet.authentication == KubeletAuthentication(False, 5.0)
     assert config.kubelet.authorization == KubeletAuthorization(False, 60.0, 0.0)
     assert config.kubelet.cluster_dns == ("10.96.0.10", "fd00::a")
@@ -205,6 +212,59 @@ def test_what_is_wrong_with_the_kubelet_apis_rules_is_said(
         assert one in problem
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("logs", "'logs' is not an absolute path; name a folder of logs"),
+        ("{}/absent", "/absent does not exist; make it, or name a folder"),
+        ("{}/file", "/file is not a folder; name a folder of logs"),
+        ("{}/file/below", "/file/below cannot be looked at"),
+        ("{}/loop", "/loop cannot be looked at"),
+        (5, "is a number, not a path"),
+    ],
+)
+def test_a_folder_of_logs_that_cannot_be_shown(tmp_path: Path, given: Any, words: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    path = given.format(tmp_path) if isinstance(given, str) else given
+    (problem,) = problems(tmp_path, kubelet={"systemLogs": path})
+    assert "kubelet.systemLogs: " in problem
+    assert words in problem
+
+
+@pytest.mark.parametrize(
+    ("keys", "field"),
+    [
+        ({"kubeconfig": "shown/secret"}, "kubeconfig"),
+        ({"kubeconfig": "link"}, "kubeconfig"),
+        ({"kubelet": {"servingCert": "crt", "servingKey": "shown/secret"}}, "kubelet.servingKey"),
+        (
+            {"kubelet": {"serverTLSBootstrap": True, "certDirectory": "shown/new"}},
+            "kubelet.certDirectory",
+        ),
+        (
+            {"pools": [{**POOL, "endpoint": "h:80", "tls": {**TLS, "key": "shown/secret"}}]},
+            "pools[0].tls.key",
+        ),
+    ],
+)
+def test_no_key_is_shown_among_the_logs(tmp_path: Path, keys: dict[str, Any], field: str) -> None:
+    (tmp_path / "shown").mkdir()
+    (tmp_path / "shown" / "secret").write_text("x")
+    (tmp_path / "crt").write_text("x")
+    (tmp_path / "link").symlink_to("shown/secret")
+    kubelet = {**keys.get("kubelet", {}), "systemLogs": str(tmp_path / "shown")}
+    (problem,) = problems(tmp_path, **{**keys, "kubelet": kubelet})
+    assert f"kubelet.systemLogs: {tmp_path / 'shown'} would show " in problem
+    assert f"({field}) to whoever may read logs; name a folder" in problem
+
+
+def test_the_whole_host_is_not_a_folder_of_logs(tmp_path: Path) -> None:
+    """In a Pod the agent's token is there, too."""
+    (problem,) = problems(tmp_path, kubelet={"systemLogs": "/"})
+    assert "serviceaccount (kubeconfig)" in problem
+
+
 def opening(**keys: Any) -> list[dict[str, Any]]:
     return [{"namespaces": ["a"], "allow": {"hostIPC": True}, **keys}]
 
@@ -227,6 +287,8 @@ def pool(**keys: Any) -> list[dict[str, Any]]:
         ({"pools": pool(name="A_1")}, "pools[0].name", "a-z, 0-9"),
         ({"pools": pool(cells=["A*"])}, "pools[0].cells[0]", "name of a cell"),
         ({"pools": pool(cells="az1-a")}, "pools[0].cells", "a list of texts"),
+        ({"pools": pool(maxCells=0)}, "pools[0].maxCells", "write 1 to 100000"),
+        ({"pools": pool(maxCells="all")}, "pools[0].maxCells", "a whole number"),
         ({"pools": pool(endpoint="unix:rel.sock")}, "pools[0].endpoint", "absolute"),
         ({"pools": pool(endpoint="unix:/" + "x" * 120)}, "pools[0].endpoint", "107 bytes"),
         ({"pools": pool(endpoint="http://h:1")}, "pools[0].endpoint", "scheme"),

@@ -14,7 +14,14 @@ from vknode.kubeletapi import (
     ReviewError,
     User,
 )
-from vknode.kubeletapi.reviews import CONCURRENT, LONGEST, WAITING, Reviews
+from vknode.kubeletapi.reviews import (
+    CONCURRENT,
+    CONCURRENT_EACH,
+    LONGEST,
+    WAITING,
+    WAITING_EACH,
+    Reviews,
+)
 
 JANE = User("jane", groups=("ops",))
 METRICS = Access(JANE, "get", "az1-a", "metrics")
@@ -148,8 +155,9 @@ async def test_questions_on_their_way_are_few() -> None:
     rules.gate.clear()
     reviews = make(rules)
     most = CONCURRENT + WAITING
-    nodes = [replace(METRICS, node=f"node-{number}") for number in range(most)]
-    tasks = [asyncio.create_task(reviews.is_allowed(access)) for access in nodes]
+    users = [replace(JANE, name=f"user-{number % 10}") for number in range(most)]
+    asked = [replace(METRICS, user=user, node=f"{n}") for n, user in enumerate(users)]
+    tasks = [asyncio.create_task(reviews.is_allowed(access)) for access in asked]
     await settled()
     assert rules.at_once == CONCURRENT
     with pytest.raises(ReviewError, match="too many"):
@@ -162,6 +170,56 @@ async def test_questions_on_their_way_are_few() -> None:
     assert all(await asyncio.gather(*tasks))
     assert await token is None
     assert rules.most_at_once == CONCURRENT + 1
+    assert await reviews.is_allowed(METRICS)
+
+
+async def test_one_users_questions_keep_no_other_user_waiting() -> None:
+    rules = Rules(allows=lambda _: True)
+    rules.gate.clear()
+    reviews = make(rules)
+    most = CONCURRENT_EACH + WAITING_EACH
+    flood = [replace(METRICS, node=f"node-{number}") for number in range(most)]
+    tasks = [asyncio.create_task(reviews.is_allowed(access)) for access in flood]
+    await settled()
+    assert rules.at_once == CONCURRENT_EACH
+    with pytest.raises(ReviewError, match="too many"):
+        await reviews.is_allowed(METRICS)
+    joe = replace(METRICS, user=User("joe"))
+    other = asyncio.create_task(reviews.is_allowed(joe))
+    await settled()
+    assert rules.asked[-1] == joe, "on its way already"
+    rules.gate.set()
+    assert all(await asyncio.gather(other, *tasks))
+    assert rules.most_at_once == CONCURRENT_EACH + 1
+
+
+async def test_one_address_with_many_tokens_keeps_no_other_waiting() -> None:
+    rules = Rules()
+    rules.gate.clear()
+    reviews = make(rules)
+    most = CONCURRENT_EACH + WAITING_EACH
+    tasks = [asyncio.create_task(reviews.token_user(f"t{n}", "10.0.0.1")) for n in range(most)]
+    await settled()
+    with pytest.raises(ReviewError, match="too many"):
+        await reviews.token_user("one-more", "10.0.0.1")
+    other = asyncio.create_task(reviews.token_user("other", "10.0.0.2"))
+    await settled()
+    assert rules.reviewed[-1] == "other"
+    rules.gate.set()
+    assert await asyncio.gather(other, *tasks) == [None] * (most + 1)
+
+
+async def test_who_gives_up_waiting_leaves_its_place_to_others() -> None:
+    rules = Rules(allows=lambda _: True)
+    rules.gate.clear()
+    reviews = make(rules, patience=0.05)
+    most = CONCURRENT_EACH + WAITING_EACH
+    for _ in range(2):
+        nodes = [replace(METRICS, node=f"node-{number}") for number in range(most)]
+        answers = await asyncio.gather(*map(reviews.is_allowed, nodes), return_exceptions=True)
+        assert all("did not answer" in str(answer) for answer in answers)
+    assert rules.at_once == 0
+    rules.gate.set()
     assert await reviews.is_allowed(METRICS)
 
 

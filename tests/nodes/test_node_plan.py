@@ -14,11 +14,14 @@ from vknode.agent.node_plan import CellId, NodePlan
 from vknode.pool.v1 import cell_pb2
 
 
-def plan(template: str = "{cell}", minimum: int = 1, **cells: tuple[str, ...]) -> NodePlan:
-    """Two pools are configured; `cells` says which ones they may have."""
+def plan(
+    template: str = "{cell}", minimum: int = 1, most: int = 1000, **cells: tuple[str, ...]
+) -> NodePlan:
+    """Two pools are configured; `cells` says which ones they may have, `most` how many Nodes."""
     deletion = DeletionConfig(brake_share=0.3, brake_minimum=minimum)
     pools = {pool: cells.get(pool, ("*",)) for pool in ("az1", "az2")}
-    return NodePlan(template, gone_after=300, deletion=deletion, pools=pools)
+    limits = dict.fromkeys(pools, most)
+    return NodePlan(template, gone_after=300, deletion=deletion, pools=pools, most=limits)
 
 
 def registered(name: str, pool: str) -> ObservedNode:
@@ -178,3 +181,57 @@ def test_a_node_never_passes_from_pool_to_pool_but_by_its_deletion(
                 assert name in last[node.id.pool]
         for name in cells:
             assert owner[name] != pool or p.nodes[name].live
+
+
+def test_a_pool_has_no_more_nodes_than_it_may_have() -> None:
+    p = plan(most=2)
+    changes = p.update("az1", of(*(cell(f"c{i}") for i in range(5))), 0)
+    assert (changes.nodes, changes.beyond) == ({"c0", "c1"}, ["c2", "c3", "c4"])
+    assert not p.update("az2", of(cell("d0"), cell("d1")), 0).beyond, "each pool has its own"
+    # Those that are there stay, in whatever order they are named.
+    changes = p.update("az1", of(cell("c4"), cell("c1"), cell("c0", draining=True)), 1)
+    assert (changes.nodes, changes.beyond) == ({"c0"}, ["c4"])
+
+
+def test_other_names_each_time_make_no_more_nodes() -> None:
+    """A Node whose cell is gone counts until it is deleted."""
+    p = plan(most=2)
+    for second in range(10):
+        p.update("az1", of(cell(f"a{second}"), cell(f"b{second}")), second)
+    assert set(p.nodes) == {"a0", "b0"}
+    p.forget("a0")
+    assert p.update("az1", of(cell("a9"), cell("b9")), 400).beyond == ["b9"]
+    assert set(p.nodes) == {"a9", "b0"}
+    assert not p.update("az1", of(cell("b0")), 401).beyond, "one that returns needs no new place"
+
+
+def test_a_limit_that_was_lowered_takes_no_node_away() -> None:
+    p = plan(most=1)
+    for name in ("c1", "c2"):
+        p.adopt(registered(name, "az1"))
+    changes = p.update("az1", of(cell("c3"), cell("c1"), cell("c2")), 0)
+    assert (changes.nodes, changes.beyond) == ({"c1", "c2"}, ["c3"])
+    assert all(p.nodes[name].live for name in ("c1", "c2"))
+
+
+@given(st.sets(st.sampled_from("abc")), st.integers(1, 3), st.lists(STEP, max_size=30))
+def test_no_announcement_leads_beyond_the_limit(
+    adopted: set[str], most: int, steps: list[tuple[str, set[str]] | str]
+) -> None:
+    p = plan(most=most)
+    for name in adopted:
+        p.adopt(registered(name, "az1"))
+    for now, step in enumerate(steps):
+        if isinstance(step, str):
+            if step in p.nodes and p.nodes[step].gone_since is not None:
+                p.forget(step)
+            continue
+        pool, cells = step
+        before = set(p.nodes)
+        changes = p.update(pool, of(*(cell(c) for c in sorted(cells))), now)
+        assert before <= set(p.nodes)
+        assert len(p.of_pool("az1")) <= max(most, len(adopted))
+        assert len(p.of_pool("az2")) <= most
+        # Nobody is refused while there is room, and who is refused has no Node.
+        assert not changes.beyond or len(p.of_pool(pool)) >= most
+        assert not before.intersection(changes.beyond)

@@ -13,6 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+import structlog
 
 from tests.conftest import ControlPlaneHandle
 from tests.nodes.cells import HandLink, cell
@@ -85,11 +86,12 @@ async def node_side(
     renew: float = 10.0,
     server: str = "",
     ports: NodePorts | None = None,
+    max_cells: int = 1000,
 ) -> AsyncIterator[Side]:
     config = AgentConfig(
         file=Path("test.yaml"),
         name=agent,
-        pools=tuple(PoolConfig(pool, f"unix:/{pool}") for pool in pools),
+        pools=tuple(PoolConfig(pool, f"unix:/{pool}", max_cells=max_cells) for pool in pools),
         lease=LeaseConfig(40, renew),
         pool_unreachable_after=unreachable_after,
         cell_gone_after=gone_after,
@@ -468,6 +470,35 @@ async def test_a_cell_that_went_is_not_ready_at_once_and_deleted_later(
         assert len(side.leases) == 1
         side.links["az1"].announce(cell(a), cell(b))
         await side.until_ready(b, "True", "KubeletReady")
+
+
+async def test_cells_beyond_the_limit_are_named_once_and_wait_for_a_place(
+    control_plane: ControlPlaneHandle, agent: str
+) -> None:
+    names = [f"{agent}-{number}" for number in range(20)]
+    pool = f"{agent}-pool"
+    with structlog.testing.capture_logs() as lines:
+        async with node_side(control_plane, agent, pool, gone_after=0.2, max_cells=2) as side:
+            link, cells = side.links[pool], [cell(name) for name in names]
+            link.announce(*cells)
+            await asyncio.wait_for(side.nodes.wait_registered(), 20)
+            assert side.nodes.node_names == set(names[:2])
+            link.announce(*cells[1:])
+            # The first one's place is the third one's once its Node is deleted.
+            await side.until_ready(names[2], "True", "KubeletReady")
+            assert await side.node(names[0]) is None
+            assert side.nodes.node_names == {names[1], names[2]}
+            assert side.nodes.cells_beyond() == {pool: 17.0}
+            link.announce(*cells[1:3])
+
+            async def none_is_refused() -> bool:
+                return side.nodes.cells_beyond() == {pool: 0.0}
+
+            await side.until(none_is_refused)
+    told = [line for line in lines if line["event"] == "pool_has_too_many_cells"]
+    assert [(line["pool"], line["beyond"], line["cells"]) for line in told] == [
+        (pool, 18, names[2:7])
+    ]
 
 
 async def test_drain_and_label_drift(control_plane: ControlPlaneHandle, agent: str) -> None:

@@ -7,6 +7,7 @@ Relative paths count from the file's folder.
 from __future__ import annotations
 
 import ipaddress
+import os
 import string
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from vknode.agent.config_privileges import read_patterns, read_privileges
 from vknode.agent.config_reader import ConfigError, Reader, duplicates, load_yaml
 from vknode.agent.patterns import EVERY
 from vknode.agent.privileges import Grant
+from vknode.kube.connection import SERVICE_ACCOUNT
 
 __all__ = ["AgentConfig", "ConfigError", "load_config"]
 
@@ -25,6 +27,8 @@ UNIX_PREFIX = "unix:"
 # sockaddr_un has 108 bytes, the last one 0.
 MAX_UNIX_PATH = 107
 MAX_DNS_SERVERS = 3
+# Of one pool, unless it is given another number: each is a Node, a Lease and a port.
+MAX_CELLS = 1000
 AUTHORIZATION_MODES = ("Webhook", "AlwaysAllow")
 # Below the NodePorts of Services (30000 on) and the kernel's own choices (32768 on).
 NODE_PORTS = (20250, 29999)
@@ -43,12 +47,14 @@ class TLSFiles:
 @dataclass(frozen=True)
 class PoolConfig:
     """`endpoint` is `unix:/PATH` or `HOST:PORT`; the latter always has `tls`. `cells`: names, or
-    prefixes with "*", of those that it may announce; all others are refused."""
+    prefixes with "*", of those that it may announce; all others are refused. `max_cells`: how
+    many of them become Nodes."""
 
     name: str
     endpoint: str
     tls: TLSFiles | None = None
     cells: tuple[str, ...] = (EVERY,)
+    max_cells: int = MAX_CELLS
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,8 @@ class KubeletConfig:
     cert_directory: Path | None = None
     self_signed: bool = False
     client_ca: Path | None = None
+    # What /logs/ shows, of the agent's host; None: nothing.
+    system_logs: Path | None = None
     authentication: KubeletAuthentication = field(default_factory=KubeletAuthentication)
     authorization: KubeletAuthorization = field(default_factory=KubeletAuthorization)
     cluster_dns: tuple[str, ...] = ()
@@ -172,6 +180,7 @@ def load_config(file: Path) -> AgentConfig:
         tenant=root.text("tenant", "default", check=names.is_dns_label, expected="a DNS label"),
         log_format=root.choice("logFormat", "json", ("json", "console")),
     )
+    _keep_secrets_out_of_logs(root, config)
     root.finish()
     root.raise_problems()
     return config
@@ -225,8 +234,9 @@ def _pool(reader: Reader) -> PoolConfig:
                 "add tls: {ca: FILE, cert: FILE, key: FILE}",
             )
     cells = read_patterns(reader, "cells", names.is_dns_name, "a cell")
+    max_cells = reader.integer("maxCells", MAX_CELLS, 1, 100_000)
     reader.finish()
-    return PoolConfig(name, endpoint, tls, cells or (EVERY,))
+    return PoolConfig(name, endpoint, tls, cells or (EVERY,), max_cells)
 
 
 def _tls(reader: Reader) -> TLSFiles | None:
@@ -334,6 +344,7 @@ def _kubelet(reader: Reader) -> KubeletConfig:
         cert_directory=reader.folder("certDirectory"),
         self_signed=reader.flag("selfSigned", False),
         client_ca=reader.path_to("clientCA", "the CA of the API server's client certificate"),
+        system_logs=reader.shown_folder("systemLogs", "a folder of logs, such as /var/log/vknode"),
         authentication=_authentication(reader.section("authentication")),
         authorization=_authorization(reader.section("authorization")),
         cluster_dns=reader.texts("clusterDNS"),
@@ -378,6 +389,32 @@ def _kubelet(reader: Reader) -> KubeletConfig:
         )
     reader.finish()
     return kubelet
+
+
+def _keep_secrets_out_of_logs(root: Reader, config: AgentConfig) -> None:
+    """Who may read logs must not become the agent by it, or a pool."""
+    folder = config.kubelet.system_logs
+    if folder is None:
+        return
+    secrets = {
+        "kubeconfig": config.kubeconfig or SERVICE_ACCOUNT,
+        "kubelet.servingKey": config.kubelet.serving_key,
+        "kubelet.certDirectory": config.kubelet.cert_directory,
+    }
+    for index, pool in enumerate(config.pools):
+        secrets[f"pools[{index}].tls.key"] = pool.tls.key if pool.tls is not None else None
+    for field_, secret in secrets.items():
+        if secret is not None and _real(secret).is_relative_to(_real(folder)):
+            root.problem(
+                "kubelet.systemLogs",
+                f"{folder} would show {secret} ({field_}) to whoever may read logs",
+                "name a folder that holds logs only",
+            )
+
+
+def _real(path: Path) -> Path:
+    """Without links; unlike `Path.resolve` no loop of them stops it."""
+    return Path(os.path.realpath(path))
 
 
 def _authentication(reader: Reader) -> KubeletAuthentication:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import stat
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -243,6 +244,31 @@ class Reader:
         if path.exists() and not path.is_dir():
             self.problem(key, f"{path} is not a folder", "name a folder")
         return path
+
+    def shown_folder(self, key: str, what: str) -> Path | None:
+        """A folder that is there and can be listed. Absolute: what is shown of a host should be
+        seen in the file itself."""
+        value = self._typed(key, str, "a path")
+        if not value:
+            return None
+        path = Path(value)
+        if not path.is_absolute():
+            self.problem(key, f"{value!r} is not an absolute path", f"name {what}")
+            return None
+        try:
+            is_folder = stat.S_ISDIR(path.stat().st_mode)
+        except FileNotFoundError:
+            self.problem(key, f"{path} does not exist", f"make it, or name {what}")
+        except (OSError, ValueError):
+            self.problem(key, f"{path} cannot be looked at", f"name {what}")
+        else:
+            if not is_folder:
+                self.problem(key, f"{path} is not a folder", f"name {what}")
+            elif not os.access(path, os.R_OK | os.X_OK):
+                self.problem(key, f"{path} cannot be read", "give it a fitting mode")
+            else:
+                return path
+        return None
 
     def section(self, key: str) -> Reader:
         """The mapping under `key`; an empty one when it is missing."""

@@ -14,7 +14,7 @@ for, so nothing is queued here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Protocol
 
 import structlog
@@ -73,9 +73,15 @@ class Link:
         self,
         name: str,
         make_client: Callable[[Callable[[], None], Callable[[str], None]], Calls],
+        *,
+        most_cells: int | None = None,
     ) -> None:
-        """`make_client(on_connected, on_disconnected)`; its exceptions pass through."""
+        """`make_client(on_connected, on_disconnected)`; its exceptions pass through. `most_cells`
+        are kept in memory: those that a pool announces beyond are left out of its list, until it
+        sends the list anew."""
         self.name = name
+        self._most_cells = most_cells
+        self._left_out = False
         self.cells: Mapping[str, cell_pb2.Cell] = {}
         self.sandboxes: dict[str, status_pb2.Sandbox] = {}
         self.view_current = False
@@ -115,15 +121,29 @@ class Link:
     async def _watch_cells(self) -> None:
         async for update in self.client.cells():
             cells = {} if update.snapshot else dict(self.cells)
-            for cell in update.cells:
-                cells[cell.name] = cell
-            for name in update.removed:
+            removed = set(update.removed)
+            for name in removed:
                 cells.pop(name, None)
-            self.cells = cells
+            more = [cell for cell in update.cells if cell.name not in removed]
+            self.cells = self._kept(cells, more, update.snapshot)
             self._cells_known = True
             if self.client.connected:
                 self.problem = ""
             self._notify()
+
+    def _kept(
+        self, cells: dict[str, cell_pb2.Cell], more: Iterable[cell_pb2.Cell], anew: bool
+    ) -> dict[str, cell_pb2.Cell]:
+        left_out = 0
+        for cell in more:
+            if self._most_cells is None or cell.name in cells or len(cells) < self._most_cells:
+                cells[cell.name] = cell
+            else:
+                left_out += 1
+        if left_out and not self._left_out:
+            log.error("pool_cells_left_out", pool=self.name, kept=len(cells), left_out=left_out)
+        self._left_out = bool(left_out) or (self._left_out and not anew)
+        return cells
 
     async def _watch_sandboxes(self) -> None:
         handler = self._handler

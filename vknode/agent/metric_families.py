@@ -205,6 +205,11 @@ BRAKED_NODES = _gauge(
     "Nodes without a cell that the deletion brake holds back; more than 0 wants a person.",
     "pool",
 )
+CELLS_BEYOND = _gauge(
+    "vknode_cells_beyond_limit",
+    "Cells that pools announce beyond pools[].maxCells; they are no Nodes.",
+    "pool",
+)
 LEASES = _gauge("vknode_leases", "Leases that the agent keeps.")
 LEASE_RENEWALS = _counter("vknode_lease_renewals_total", "Leases created or renewed.")
 LEASE_FAILURES = _counter("vknode_lease_failures_total", "Renewals that failed; repeated.")

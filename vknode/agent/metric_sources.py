@@ -131,6 +131,7 @@ def _nodes(metrics: AgentMetrics, nodes: NodeController) -> None:
     stats = nodes.stats
     metrics.pull(families.NODES, nodes.readiness)
     metrics.pull(families.BRAKED_NODES, nodes.braked)
+    metrics.pull(families.CELLS_BEYOND, nodes.cells_beyond)
     metrics.pull(families.NODES_REFUSED, lambda: float(stats.refused))
     metrics.pull(
         families.NODE_PATCHES,

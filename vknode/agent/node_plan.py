@@ -23,7 +23,9 @@ complete yet must not have that effect. NotReady (reason CellGone) already makes
 the Pods elsewhere; the deletion later is mere tidiness, so it can wait and it has a brake.
 
 A name claimed by two cells is a conflict: the first keeps it. A pool whose cells the configuration
-names may announce no other ones.
+names may announce no other ones, and none may have more Nodes than the configuration allows it: a
+new cell waits until one of its pool's Nodes, gone ones included, is deleted. Nodes that are there
+stay, also under a limit that was lowered.
 """
 
 from __future__ import annotations
@@ -114,6 +116,8 @@ class Changes:
     refused: list[tuple[str, str]]
     # Those among them that the pool may not have.
     foreign: list[str] = field(default_factory=list)
+    # Cells for which the pool has no Node left.
+    beyond: list[str] = field(default_factory=list)
 
 
 class NodePlan:
@@ -124,9 +128,12 @@ class NodePlan:
         gone_after: float,
         deletion: DeletionConfig,
         pools: Mapping[str, Sequence[str]],
+        most: Mapping[str, int],
     ) -> None:
-        """`pools` are the configured ones, with the patterns of the cells that they may have."""
+        """`pools` are the configured ones, with the patterns of the cells that they may have;
+        `most`, how many Nodes each may have."""
         self._pools = pools
+        self._most = most
         self.nodes: dict[str, PlannedNode] = {}
         self._template = template
         self._gone_after = gone_after
@@ -145,6 +152,7 @@ class NodePlan:
         """The pool, reachable, has exactly these cells."""
         changes = Changes(set(), [], [])
         claimed: set[str] = set()
+        room = self._most[pool] - len(self.of_pool(pool))
         for cell in cells.values():
             id = CellId(pool, cell.name)
             name = render_node_name(self._template, cell=cell.name, pool=pool, zone=cell.zone)
@@ -163,28 +171,36 @@ class NodePlan:
                 # proof that the cell is gone.
                 changes.refused.append((cell.name, "; ".join(problems)))
                 continue
-            self._claim(name, id, cell, changes)
+            room -= self._claim(name, id, cell, changes, room)
         for node in self.nodes.values():
             if node.id.pool == pool and node.name not in claimed and node.gone_since is None:
                 node.gone_since = now
                 changes.nodes.add(node.name)
         return changes
 
-    def _claim(self, name: str, id: CellId, cell: cell_pb2.Cell, changes: Changes) -> None:
+    def _claim(
+        self, name: str, id: CellId, cell: cell_pb2.Cell, changes: Changes, room: int
+    ) -> int:
+        """By how many Nodes the pool has more: 0 or 1."""
         node = self.nodes.get(name)
         if node is not None and node.id != id and self._is_held(node, id.pool):
             changes.conflicts.append(NodeNameConflict(name, node.id, id, self._template))
-            return
+            return 0
+        more = int(node is None or node.id.pool != id.pool)
+        if more > max(room, 0):
+            changes.beyond.append(id.cell)
+            return 0
         if node is None:
             node = self.nodes[name] = PlannedNode(name, id)
         elif node.id == id and node.live and node.cell == cell:
-            return
+            return 0
         node.id = id
         # The announcer may reuse its message object.
         node.cell = cell_pb2.Cell()
         node.cell.CopyFrom(cell)
         node.gone_since = None
         changes.nodes.add(name)
+        return more
 
     def _is_held(self, node: PlannedNode, against: str) -> bool:
         return node.live or (node.id.pool != against and node.id.pool in self._pools)

@@ -87,6 +87,8 @@ WORKERS = 8
 REFRESH_SECONDS = 300.0
 REFUSED_AGAIN_SECONDS = 60.0
 BRAKED_AGAIN_SECONDS = 60.0
+# Cells beyond pools[].maxCells whose names the log has.
+BEYOND_NAMED = 5
 PORT_AGAIN_SECONDS = 60.0
 
 
@@ -127,6 +129,7 @@ class NodeController:
             gone_after=config.cell_gone_after,
             deletion=config.deletion,
             pools={pool.name: pool.cells for pool in config.pools},
+            most={pool.name: pool.max_cells for pool in config.pools},
         )
         self._health = {
             name: PoolHealth(config.pool_unreachable_after, now) for name in self._links
@@ -138,6 +141,8 @@ class NodeController:
         # loop.time() of the next heartbeat PATCH
         self._refresh_at: dict[str, float] = {}
         self._refused_cells: dict[tuple[str, str], str] = {}
+        # How many cells each pool announces for which it may have no Node.
+        self._beyond = dict.fromkeys(self._links, 0)
         self._listeners: list[Callable[[str], None]] = []
         self._queue: WorkQueue[str] = WorkQueue()
         self._look = asyncio.Event()
@@ -187,6 +192,10 @@ class NodeController:
     def braked(self) -> dict[str, float]:
         """How many Nodes the deletion brake holds back, by pool."""
         return self._plan.braked(self._links, self._loop.time())
+
+    def cells_beyond(self) -> dict[str, float]:
+        """How many cells are announced beyond `pools[].maxCells`, by pool."""
+        return {pool: float(count) for pool, count in self._beyond.items()}
 
     def on_node_changed(self, callback: Callable[[str], None]) -> None:
         """Calls back with a Node's name when it is registered, changed or gone."""
@@ -278,6 +287,7 @@ class NodeController:
             self._refuse_claim(pool, cell, f"pool {pool} announces cell {cell} and may not have it")
         for cell, problem in changes.refused:
             self._refuse_cell(pool, cell, problem)
+        self._tell_beyond(pool, changes.beyond)
         refused = {c for c, _ in changes.refused} | {c.claimant.cell for c in changes.conflicts}
         for key in [k for k in self._refused_cells if k[0] == pool and k[1] not in refused]:
             del self._refused_cells[key]
@@ -293,6 +303,18 @@ class NodeController:
         if self._refused_cells.get((pool, cell)) != problem:
             self._refused_cells[(pool, cell)] = problem
             log.error("cell_refused", pool=pool, cell=cell, problem=problem)
+
+    def _tell_beyond(self, pool: str, cells: Sequence[str]) -> None:
+        """One line for all of them: a pool could write the log full with their names."""
+        if cells and not self._beyond[pool]:
+            log.error(
+                "pool_has_too_many_cells",
+                pool=pool,
+                beyond=len(cells),
+                cells=list(cells[:BEYOND_NAMED]),
+                hint="they are not shown as Nodes; raise pools[].maxCells if they should be",
+            )
+        self._beyond[pool] = len(cells)
 
     def _refuse_claim(self, pool: str, cell: str, problem: str, node: str = "") -> None:
         if self._claims is not None:

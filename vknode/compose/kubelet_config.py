@@ -37,7 +37,8 @@ def kubelet_configuration(config: AgentConfig, capacity: Mapping[str, str]) -> d
             for taint in config.taints
         ],
         "enableDebuggingHandlers": True,
-        "enableSystemLogHandler": False,
+        "enableSystemLogHandler": kubelet.system_logs is not None,
+        "enableSystemLogQuery": False,
         "enableProfilingHandler": False,
         "enableDebugFlagsHandler": False,
         "staticPodPath": "",

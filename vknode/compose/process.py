@@ -183,6 +183,7 @@ def _kubelet_api(agent: Agent) -> KubeletApi | None:
             address=kubelet.address,
             port=kubelet.port,
             node_ports=PortRange(*kubelet.node_ports) if kubelet.node_ports else None,
+            system_logs=kubelet.system_logs,
         ),
         ApiReviewer(agent.client),
     )

@@ -43,7 +43,7 @@ class Authenticator:
         if not self._tokens:
             return None
         token = bearer_token(request.headers.get("Authorization", ""))
-        if token is not None and (user := await self._of(token)) is not None:
+        if token is not None and (user := await self._of(token, request)) is not None:
             return user
         if request.headers.get("Upgrade", "").strip().lower() != "websocket":
             return None
@@ -52,11 +52,11 @@ class Authenticator:
         except BadCredentialsError as error:
             _log.debug("kubelet_api_bad_credentials", reason=str(error))
             return None
-        return None if token is None else await self._of(token)
+        return None if token is None else await self._of(token, request)
 
-    async def _of(self, token: str) -> User | None:
+    async def _of(self, token: str, request: web.Request) -> User | None:
         try:
-            user = await self._reviews.token_user(token)
+            user = await self._reviews.token_user(token, request.remote or "")
         except ReviewError:
             return None  # told by who asked
         return None if user is None else authenticated(user)

@@ -1,7 +1,8 @@
 """Endpoints of a kubelet that a virtual node refuses, with the answer of a kubelet that has them
 switched off: 405 and a sentence.
 
-* /logs/ shows the files of a machine's /var/log (enableSystemLogHandler). There is no machine.
+* /logs/ shows the files of a machine's /var/log (enableSystemLogHandler). There is no machine;
+  where a folder is configured for it, `system_logs` answers instead.
 * /run/ runs a command without an upgrade and gives back its output. A kubelet of 1.37 still has
   it, for nobody that we know of: clients use /exec/. Every way to run commands is one more to
   guard, so it gets what a kubelet says whose debugging handlers are off.
@@ -13,7 +14,7 @@ InstallDebugFlagsHandler in pkg/kubelet/server/server.go.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from aiohttp import web
 
@@ -28,10 +29,13 @@ _ANSWERS = {
 
 
 class Disabled:
-    """Every method, every path below."""
+    """Every method, every path below. `but`: the paths that something else answers."""
+
+    def __init__(self, but: Collection[str] = ()) -> None:
+        self._answers = {path: text for path, text in _ANSWERS.items() if path not in but}
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
-        for path, text in _ANSWERS.items():
+        for path, text in self._answers.items():
             refuse = _refusal(text)
             router.add_route("*", path, refuse)
             router.add_route("*", path + "/{rest:.*}", refuse)

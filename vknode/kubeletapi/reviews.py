@@ -9,8 +9,10 @@ Theory of operation, after the delegating authenticator and authorizer of a kube
 * An answer to what a user may do is remembered for `allowed_ttl` or `denied_ttl`, unless the
   question is so long that a client could fill the memory with it.
 * Everybody who asks the same at the same time shares one request. At most `CONCURRENT` requests of
-  each kind are on their way and `WAITING` wait; tokens have places of their own, so that a flood of
-  bad ones does not keep a client certificate waiting.
+  each kind are on their way and `WAITING` wait, of one user at most `CONCURRENT_EACH` and
+  `WAITING_EACH`, and users take turns (`turns`): nobody's questions keep all others' waiting. Whose
+  a token is nobody knows yet, so there clients' addresses stand for users; tokens have places of
+  their own, so that a flood of bad ones does not keep a client certificate waiting.
 * Where the cluster does not answer, nothing is allowed: `ReviewError`.
 """
 
@@ -29,11 +31,12 @@ from vknode.kubeletapi.identity import User
 from vknode.kubeletapi.review_cache import ReviewCache
 from vknode.kubeletapi.settings import AuthenticationSettings, AuthorizationSettings
 from vknode.kubeletapi.streams import cancel_and_wait
+from vknode.kubeletapi.turns import QueueFullError, Turns
 
 _log = structlog.get_logger()
 
-CONCURRENT = 8
-WAITING = 512
+CONCURRENT, CONCURRENT_EACH = 16, 8
+WAITING, WAITING_EACH = 1024, 256
 # Seconds that one question may take, waiting for its place included.
 PATIENCE = 30.0
 # Answers kept of each kind, as in a kubelet.
@@ -97,8 +100,8 @@ class Reviews:
         self._clock = clock
         self._tell_at: dict[str, float] = {}
 
-    async def token_user(self, token: str) -> User | None:
-        """Raises `ReviewError`."""
+    async def token_user(self, token: str, client: str = "") -> User | None:
+        """`client` is the address that it came from. Raises `ReviewError`."""
         key = hmac.digest(self._secret, token.encode(), hashlib.sha256)
         known = self._users.get(key)
         if known is not None:
@@ -111,7 +114,7 @@ class Reviews:
             return user
 
         try:
-            return await self._token_flights.share(key, ask)
+            return await self._token_flights.share(key, client, ask)
         except ReviewError as error:
             self._tell("kubelet_api_token_review_failed", error)
             raise
@@ -131,7 +134,7 @@ class Reviews:
             return allowed
 
         try:
-            return await self._access_flights.share(access, ask)
+            return await self._access_flights.share(access, access.user.name, ask)
         except ReviewError as error:
             self._tell("kubelet_api_access_review_failed", error)
             raise
@@ -156,41 +159,59 @@ def _length(access: Access) -> int:
 
 
 class _Flights(Generic[Key, Value]):
-    """One task for each question that is being asked, shared by all who ask it."""
+    """One task for each question that is being asked, shared by all who ask it. A question is a
+    ticket, its asker the one who asked first."""
 
     def __init__(self, patience: float) -> None:
         self._patience = patience
-        self._places = asyncio.Semaphore(CONCURRENT)
+        self._turns: Turns[str, asyncio.Future[None]] = Turns(
+            places=CONCURRENT,
+            each=CONCURRENT_EACH,
+            waiting=WAITING,
+            waiting_each=WAITING_EACH,
+        )
         self._running: dict[Key, asyncio.Task[Value]] = {}
         self._closed = False
 
-    async def share(self, key: Key, ask: Callable[[], Coroutine[Any, Any, Value]]) -> Value:
+    async def share(
+        self, key: Key, asker: str, ask: Callable[[], Coroutine[Any, Any, Value]]
+    ) -> Value:
         task = self._running.get(key)
         if task is None:
             if self._closed:
                 raise ReviewError(_STOPPING)
-            if len(self._running) >= CONCURRENT + WAITING:
-                raise ReviewError("too many reviews are waiting for the API server")
-            task = asyncio.create_task(self._fly(ask))
+            turn = asyncio.get_running_loop().create_future()
+            try:
+                if self._turns.ask(turn, asker):
+                    turn.set_result(None)
+            except QueueFullError:
+                raise ReviewError("too many reviews are waiting for the API server") from None
+            task = asyncio.create_task(self._fly(turn, ask))
             self._running[key] = task
-            task.add_done_callback(lambda done: self._landed(key, done))
+            task.add_done_callback(lambda done: self._landed(key, turn, done))
         # Who leaves does not end it for the others.
         await asyncio.wait((task,))
         if task.cancelled():
             raise ReviewError(_STOPPING)
         return task.result()
 
-    async def _fly(self, ask: Callable[[], Coroutine[Any, Any, Value]]) -> Value:
+    async def _fly(
+        self, turn: asyncio.Future[None], ask: Callable[[], Coroutine[Any, Any, Value]]
+    ) -> Value:
         try:
-            async with asyncio.timeout(self._patience), self._places:
+            async with asyncio.timeout(self._patience):
+                await turn
                 return await ask()
         except TimeoutError:
             raise ReviewError(
                 f"the API server did not answer a review within {self._patience:g} s"
             ) from None
 
-    def _landed(self, key: Key, task: asyncio.Task[Value]) -> None:
+    def _landed(self, key: Key, turn: asyncio.Future[None], task: asyncio.Task[Value]) -> None:
         self._running.pop(key, None)
+        for other in self._turns.leave(turn):
+            if not other.done():  # its task has just given up, and lands next
+                other.set_result(None)
         if not task.cancelled():
             task.exception()  # seen: nobody may be waiting any more
 

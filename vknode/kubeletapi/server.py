@@ -47,6 +47,7 @@ from vknode.kubeletapi.settings import (
 )
 from vknode.kubeletapi.stats_summary import StatsSummary
 from vknode.kubeletapi.streams import Streams, cancel_and_wait
+from vknode.kubeletapi.system_logs import SystemLogs
 from vknode.kubeletapi.usage import NodeBackend
 
 _log = structlog.get_logger()
@@ -104,7 +105,11 @@ class KubeletApi:
         KubeletMetrics(nodes).add_routes(router)
         Configz(nodes, one_node).add_routes(router)
         Healthz().add_routes(router)
-        Disabled().add_routes(router)
+        self._system_logs: SystemLogs | None = None
+        if settings.system_logs is not None:
+            self._system_logs = SystemLogs(settings.system_logs)
+            self._system_logs.add_routes(router)
+        Disabled(but=("/logs",) if self._system_logs is not None else ()).add_routes(router)
         self._runner: web.AppRunner | None = None
         self._tls: ssl.SSLContext | None = None
         self._pem: bytes | None = None
@@ -241,6 +246,8 @@ class KubeletApi:
         if self._renewing is not None:
             await cancel_and_wait(self._renewing)
         self._streams.stop()
+        if self._system_logs is not None:
+            self._system_logs.stop()
         self._measuring.close()
         server = runner.server
         # aiohttp keeps each connection here until it is lost, and forgets all in its cleanup.

@@ -47,6 +47,7 @@ class KubeletApiSettings:
     authentication, authorization: whom the API serves
     address, port:             where to listen; port 0 lets the system choose
     node_ports:                where each node has a port of its own; None: the system chooses
+    system_logs:               folder whose files /logs/ shows, absolute; None: 405
     max_message_bytes:         largest WebSocket message taken (a kubelet takes 32 MiB)
     max_streams:               exec sessions and logs at one time; more get 429
     ping_interval:             seconds between pings to the clients of open sessions
@@ -62,6 +63,7 @@ class KubeletApiSettings:
     address: str = "0.0.0.0"
     port: int = 10250
     node_ports: PortRange | None = None
+    system_logs: Path | None = None
     max_message_bytes: int = 32 * 1024 * 1024
     max_streams: int = 1024
     ping_interval: float = 30.0
