@@ -36,10 +36,10 @@ PAGE = ROOT / "docs" / "conformance.md"
 REASONS = Path(__file__).with_name("reasons.yaml")
 OUT = ROOT / "out" / "conformance"
 
-#: All of the issue: node conformance, and in-place resize that is not marked so.
-FOCUS = r"\[sig-node\].*(\[NodeConformance\]|Pod InPlace Resize)"
-#: Off by default upstream, known to fail now and then, or for a scheduler alone on its nodes.
-SKIP = r"\[Alpha\]|\[Flaky\]|InPlace.*\[Serial\]"
+#: Node conformance, in-place resize that is not marked so, and kubectl.
+FOCUS = r"\[sig-node\].*(\[NodeConformance\]|Pod InPlace Resize)|\[sig-cli\]"
+#: Off by default upstream, known to fail now and then, or for a scheduler or a cluster alone.
+SKIP = r"\[Alpha\]|\[Flaky\]|(InPlace|sig-cli).*\[Serial\]"
 #: Specs at a time, on two cores: most of them wait most of the time.
 PROCESSES = 12
 
@@ -71,8 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         fresh = Results(known.kubernetes)
         for name in wanted.targets:
             fresh = fresh.having(name, session.run(name, wanted))
-            if wanted.whole:
-                known = known.having(name, fresh.targets[name])
+            if wanted.whole or wanted.keep:
+                put = known.having if wanted.whole else known.adding
+                known = put(name, fresh.targets[name])
                 RESULTS.write_text(results.dump(known))
                 PAGE.write_text(table.render(known, table.read_reasons(REASONS)))
         return tell(fresh, known, (time.monotonic() - begun) / 60)
@@ -109,6 +110,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--focus", metavar="REGEX", help="only specs whose names match")
     parser.add_argument("--skip", metavar="REGEX", help="no specs whose names match")
+    parser.add_argument(
+        "--keep", action="store_true", help="write a part's results into docs/conformance.md, too"
+    )
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="pass N times in a row")
     parser.add_argument(
         "--procs", type=int, default=PROCESSES, metavar="N", help=f"at a time ({PROCESSES})"
@@ -140,6 +144,7 @@ def _wanted(options: argparse.Namespace) -> Wanted:
         repeat=max(1, options.repeat),
         processes=max(1, options.procs),
         whole=not part,
+        keep=options.keep,
         out=options.out.resolve(),
     )
 

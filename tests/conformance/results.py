@@ -64,6 +64,18 @@ class Results:
         """These results with one target's replaced."""
         return Results(self.kubernetes, {**self.targets, target: result})
 
+    def adding(self, target: str, part: Result) -> Results:
+        """These results with those of a part of the specs put over one target's. What passed in
+        all runs did so in as many as the fewer."""
+        before = self.targets.get(target)
+        if before is None:
+            return self.having(target, part)
+        outcomes = {**before.outcomes, **part.outcomes}
+        return self.having(
+            target,
+            Result(outcomes, min(before.runs, part.runs), before.minutes + part.minutes),
+        )
+
 
 def side(kubelet: Outcome | None, vknode: Outcome | None) -> Side:
     """Which of the table's rows a spec belongs to; None is a spec that was not run."""

@@ -30,6 +30,7 @@ class Wanted:
     processes: int
     whole: bool  # everything, so that it is kept and shown in docs/
     out: Path
+    keep: bool = False  # the same for a part, beside what is known of the rest
 
 
 class Session:

@@ -20,16 +20,17 @@ _HEAD = """\
 <!-- Made by `make conformance`; edit tests/conformance/reasons.yaml instead. -->
 
 Upstream's own end-to-end tests of Kubernetes {version}, those of `[sig-node]` that are
-`[NodeConformance]` and those of in-place resize, run against two clusters on one machine: a
-real kubelet, and vknode. Both have the same control plane, containerd and images; only the node
-agent differs. What fails on the kubelet too is a limit of the machine or of the images, which are
-made locally from upstream's programs and Debian's (`tests/conformance/images.py`).
+`[NodeConformance]`, those of in-place resize and those of kubectl (`[sig-cli]`), run against two
+clusters on one machine: a real kubelet, and vknode. Both have the same control plane, containerd
+and images; only the node agent differs. What fails on the kubelet too is a limit of the machine
+or of the images, which are made locally from upstream's programs and Debian's
+(`tests/conformance/images.py`).
 
 `make conformance` runs all of it, `python -m tests.conformance --help` tells how to run parts.
 """
 #: Labels in a spec's name that say nothing to a reader of the table.
 _LABEL = re.compile(
-    r" ?\[(?:sig-node|NodeConformance|Conformance|Beta|Slow|Serial|LinuxOnly|"
+    r" ?\[(?:sig-node|sig-cli|NodeConformance|Conformance|Beta|Slow|Serial|LinuxOnly|"
     r"(?:FeatureGate|Feature|Environment|MinimumKubeletVersion|KubeletMinVersion):[^\]]*)\]"
 )
 

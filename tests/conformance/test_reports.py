@@ -123,6 +123,18 @@ def test_the_targets_are_compared_spec_by_spec() -> None:
     }
 
 
+def test_a_part_of_the_specs_is_put_over_what_is_known() -> None:
+    again = Result({"a": Outcome("a", State.FAILED, 1), "new": Outcome("new", State.PASSED, 1)}, 2)
+    known = Results("v1.37.2", {"vknode": Result({"a": Outcome("a", State.PASSED, 1)}, 3, 30.0)})
+    after = known.adding("vknode", again).targets["vknode"]
+    assert {name: one.state for name, one in after.outcomes.items()} == {
+        "a": State.FAILED,
+        "new": State.PASSED,
+    }
+    assert (after.runs, after.minutes) == (2, 30.0)
+    assert known.adding("kubelet", again).targets["kubelet"] == again
+
+
 def test_results_survive_their_file(tmp_path: Path) -> None:
     file = tmp_path / "conformance.json"
     file.write_text(results.dump(BOTH))

@@ -62,6 +62,13 @@ def test_exit_reason_without_a_code_is_a_failure(details: object) -> None:
     assert isinstance(decode_outcome(json.dumps(status).encode(), as_json=True), Failed)
 
 
+@pytest.mark.parametrize(
+    "text", [b"[" * 100_000, '{"status":"Success"}'.encode("utf-16"), b"\xff", b"[]"]
+)
+def test_an_error_stream_that_is_no_status_is_a_failure(text: bytes) -> None:
+    assert isinstance(decode_outcome(text, as_json=True), Failed)
+
+
 @given(st.lists(_SIZES, max_size=8), st.lists(st.integers(1, 7)), st.sampled_from([b"", b"\n "]))
 def test_resize_split_anywhere(sizes: list[TerminalSize], cuts: list[int], gap: bytes) -> None:
     stream = b"".join(encode_resize(size) + gap for size in sizes)
@@ -86,6 +93,8 @@ def test_resize_split_anywhere(sizes: list[TerminalSize], cuts: list[int], gap: 
         b"{" + b" " * 2000,
         b"{" + b" " * 2000 + b"}",
         b"\v",  # white space to Python, not to JSON
+        '{"Width":9}'.encode("utf-16-be"),
+        b'{"W":' + b"[" * 1010 + b"}",
     ],
 )
 def test_a_broken_resize_stream_ends_quietly(stream: bytes) -> None:

@@ -83,8 +83,8 @@ def decode_outcome(data: bytes, *, as_json: bool) -> Outcome:
     if not as_json:
         return Failed(data.decode("utf-8", "replace"))
     try:
-        status = json.loads(data)
-    except ValueError:
+        status = json.loads(data.decode())  # of bytes it would guess UTF-16, too
+    except (ValueError, RecursionError):
         return Failed(f"the error stream is not a Status: {data[:200]!r}")
     if not isinstance(status, dict):
         return Failed("the error stream is not a Status object")
@@ -163,8 +163,8 @@ class ResizeParser:
 
 def _parse_size(text: bytes) -> TerminalSize | None:
     try:
-        value = json.loads(text)
-    except ValueError:
+        value = json.loads(text.decode())  # of bytes it would guess UTF-16, too
+    except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict):
         return None
