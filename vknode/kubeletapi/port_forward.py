@@ -17,7 +17,12 @@ from vknode.kubeletapi.backend import PodBackend, PodView
 from vknode.kubeletapi.byte_stream import WebSocketBytes
 from vknode.kubeletapi.forward_channels import MAX_MESSAGE, PROTOCOLS, ChannelForwarder
 from vknode.kubeletapi.forward_spdy import SpdyForwarder
-from vknode.kubeletapi.negotiation import listed, offered_protocols, refuse_protocols
+from vknode.kubeletapi.negotiation import (
+    listed,
+    offered_protocols,
+    refuse_no_text,
+    refuse_protocols,
+)
 from vknode.kubeletapi.node_identity import find_pod
 from vknode.kubeletapi.raw_connection import RawConnection
 from vknode.kubeletapi.remote_session import Close, SessionLimits
@@ -64,6 +69,8 @@ class PortForward:
             return plain_error(404, "pod does not exist")
         if path.get("uid") not in (None, pod.uid):
             return plain_error(404, "pod not found")
+        if (refusal := refuse_no_text(request)) is not None:
+            return refusal
         if upgrade == SPDY_UPGRADE.lower():
             versions = listed(request, "X-Stream-Protocol-Version")
             if versions and PROTOCOL not in versions:

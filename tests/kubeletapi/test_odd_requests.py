@@ -1,0 +1,56 @@
+"""Requests that no client of ours makes and anybody may: each has an answer of its own."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.kubeletapi.conftest import Served, client_context
+from tests.kubeletapi.reviewers import API_SERVER
+
+PATIENCE = 20.0
+EXEC = "/exec/default/web/main?command=true&output=1"
+WEBSOCKET = (
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+SPDY = b"Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\n"
+
+
+async def say(served: Served, request: str, headers: bytes, body: bytes = b"") -> tuple[int, str]:
+    """The answer, whose end must be that of the connection, and its text."""
+    pair = served.authority.issue("odd", API_SERVER)
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1",
+        int(served.url.rpartition(":")[2]),
+        ssl=client_context(served.authority, pair),
+    )
+    try:
+        writer.write(request.encode() + b"\r\nHost: x\r\n" + headers + b"\r\n\r\n" + body)
+        async with asyncio.timeout(PATIENCE):
+            answer = await reader.read()
+    finally:
+        writer.transport.abort()
+    head, _, text = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), text.decode()
+
+
+@pytest.mark.parametrize("path", [EXEC, "/attach/default/web/main?output=1"])
+@pytest.mark.parametrize(
+    ("name", "headers"),
+    [
+        ("Sec-WebSocket-Protocol", WEBSOCKET + b"Sec-WebSocket-Protocol: \xff"),
+        ("Sec-WebSocket-Key", WEBSOCKET.replace(b"dGhl", b"\xff\xffhl")[:-2]),
+        ("Sec-WebSocket-Version", WEBSOCKET.replace(b"13", b"\xff")[:-2]),
+        ("X-Stream-Protocol-Version", SPDY + b"X-Stream-Protocol-Version: v4\xff"),
+    ],
+)
+async def test_a_handshake_of_other_bytes_than_text_is_refused_by_name(
+    served: Served, path: str, name: str, headers: bytes
+) -> None:
+    served.backend.add("web")
+    close = headers.replace(b"Connection: Upgrade", b"Connection: Upgrade, close")
+    told = (400, f"header {name} must be ASCII")
+    assert await say(served, f"GET {path} HTTP/1.1", close) == told
+    assert await say(served, "GET /portForward/default/web?port=80 HTTP/1.1", close) == told
