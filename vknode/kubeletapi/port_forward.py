@@ -181,11 +181,12 @@ def _ports(request: web.Request) -> list[int]:
         if not text:
             raise ValueError('query parameter "port" cannot be empty')
         for part in text.split(","):
-            if not part.isascii() or not part.isdigit() or int(part[:6]) > 65535:
+            digits = part.lstrip("0")
+            if not part.isascii() or not part.isdigit() or int(digits[:6] or 0) > 65535:
                 raise ValueError(f'unable to parse "{text}" as a port')
-            if int(part) < 1:
+            if not digits:
                 raise ValueError(f'port "{text}" must be > 0')
-            ports.append(int(part))
+            ports.append(int(digits))
     if len(ports) > _MOST_PORTS:
         raise ValueError(f"at most {_MOST_PORTS} ports can be forwarded at once")
     return ports
