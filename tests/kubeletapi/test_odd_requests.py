@@ -8,6 +8,7 @@ import pytest
 
 from tests.kubeletapi.conftest import Served, client_context
 from tests.kubeletapi.reviewers import API_SERVER
+from tests.kubeletapi.test_stats import NODE
 
 PATIENCE = 20.0
 EXEC = "/exec/default/web/main?command=true&output=1"
@@ -16,6 +17,7 @@ WEBSOCKET = (
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 )
 SPDY = b"Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\n"
+FORM = b"Content-Type: application/x-www-form-urlencoded"
 
 
 async def say(served: Served, request: str, headers: bytes, body: bytes = b"") -> tuple[int, str]:
@@ -54,3 +56,24 @@ async def test_a_handshake_of_other_bytes_than_text_is_refused_by_name(
     told = (400, f"header {name} must be ASCII")
     assert await say(served, f"GET {path} HTTP/1.1", close) == told
     assert await say(served, "GET /portForward/default/web?port=80 HTTP/1.1", close) == told
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [
+        (FORM, b"only_cpu_and_memory=true&\xff=%ff", 200),
+        (FORM + b"; charset=nobody-knows", b"only_cpu_and_memory=true", 200),
+        (b"Content-Type: multipart/form-data", b"no form at all", 200),
+        (b"Content-Type: multipart/form-data; boundary=x", b"no form at all", 200),
+        (b"Content-Encoding: gzip\r\n" + FORM, b"not packed", 400),
+    ],
+)
+async def test_a_form_that_is_none_is_no_fault_of_the_server(
+    served: Served, headers: bytes, body: bytes, status: int
+) -> None:
+    served.nodes.usage["node-1"] = NODE
+    length = b"\r\nConnection: close\r\nContent-Length: %d" % len(body)
+    found, text = await say(served, "POST /stats/summary HTTP/1.1", headers + length, body)
+    assert found == status, text
+    if b"=true" in body:
+        assert "network" not in text and '"cpu"' in text
