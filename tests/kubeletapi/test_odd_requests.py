@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 
 import pytest
 
 from tests.kubeletapi.conftest import Served, client_context
 from tests.kubeletapi.reviewers import API_SERVER
 from tests.kubeletapi.test_stats import NODE
+from vknode.kubeletapi import LogOptions, PodView
 
 PATIENCE = 20.0
 EXEC = "/exec/default/web/main?command=true&output=1"
@@ -77,3 +79,15 @@ async def test_a_form_that_is_none_is_no_fault_of_the_server(
     assert found == status, text
     if b"=true" in body:
         assert "network" not in text and '"cpu"' in text
+
+
+async def test_a_log_for_a_client_of_http_1_0_ends_with_the_connection(served: Served) -> None:
+    served.backend.add("web")
+
+    async def logs(_pod: PodView, _options: LogOptions) -> AsyncGenerator[bytes, None]:
+        yield b"one\n"
+        yield b"two\n"
+
+    served.backend.logs = logs
+    path = "GET /containerLogs/default/web/main HTTP/1.0"
+    assert await say(served, path, b"Accept: */*") == (200, "one\ntwo\n")
