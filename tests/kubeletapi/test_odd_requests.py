@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 import pytest
+import structlog
 
 from tests.kubeletapi.conftest import Served, client_context
 from tests.kubeletapi.reviewers import API_SERVER
@@ -91,3 +92,12 @@ async def test_a_log_for_a_client_of_http_1_0_ends_with_the_connection(served: S
     served.backend.logs = logs
     path = "GET /containerLogs/default/web/main HTTP/1.0"
     assert await say(served, path, b"Accept: */*") == (200, "one\ntwo\n")
+
+
+async def test_what_is_no_http_does_not_fill_the_log(served: Served) -> None:
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(5):
+            assert (await say(served, "NO HTTP AT ALL", b"Accept: */*"))[0] == 400
+    told = [line for line in lines if line["event"].startswith("kubelet_api_")]
+    assert len(told) <= 1, told  # another test's may have been just before
+    assert all(line["log_level"] == "info" for line in told)
