@@ -94,7 +94,7 @@ class _LogAnswer:
         try:
             await self._copy(response, first)
             await response.write_eof()
-        except ConnectionResetError:
+        except ConnectionError:
             pass  # the client has gone
         except BackendError as error:
             return self.cut(str(error))

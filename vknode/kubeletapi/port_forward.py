@@ -144,7 +144,7 @@ class PortForward:
             await self._streams.run(self._while_there(ping, forwarder))
         except ServerStopping:
             return Close.STOPPING
-        except ConnectionResetError as error:
+        except ConnectionError as error:
             _log.debug("port_forward_client_gone", reason=str(error), pod=pod.name)
             return None
         except Exception:  # a fault of our own: the connection ends, and the client with it
