@@ -88,6 +88,12 @@ def answer(world: World, who: str, case: Case[Any], there: dict[str, str]) -> Re
         )
 
 
+def was_no_request(response: Response) -> bool:
+    """Some of what schemathesis makes up is no HTTP, such as an empty Content-Length. That is
+    answered as by a server of HTTP/1.0, whatever the path and whoever asks."""
+    return response.http_version == "1.0" and response.status_code == 400
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with serving(tmp_path_factory.mktemp("answers")) as world:
@@ -101,6 +107,8 @@ def test_every_answer_is_one_that_the_document_has(served: World, path: str) -> 
     def hostile(made: Made) -> None:
         case, there = made
         response = answer(served, MAY_ALL, case, there)
+        if was_no_request(response):
+            return
         case.validate_response(response, checks=_CHECKS)
         require_wording(case.operation, response)
 
@@ -145,8 +153,10 @@ def document_response(operation: Operation, status: int) -> dict[str, Any]:
 def test_who_may_do_nothing_is_told_nothing(served: World, who: str, status: int) -> None:
     def hostile(made: Made) -> None:
         response = answer(served, who, *made)
-        assert response.status_code == status
         assert CONTENT not in response.content
+        if was_no_request(response):
+            return
+        assert response.status_code == status
         if made[0].method != "HEAD":
             assert response.content.startswith((b"Unauthorized", b"Forbidden (user=mallory, "))
 
