@@ -94,6 +94,12 @@ async def test_a_log_for_a_client_of_http_1_0_ends_with_the_connection(served: S
     assert await say(served, path, b"Accept: */*") == (200, "one\ntwo\n")
 
 
+@pytest.mark.parametrize("below", ["logs", "run", "debug/pprof", "debug/flags/v"])
+async def test_what_is_switched_off_is_so_for_every_path_below(served: Served, below: str) -> None:
+    status, text = await say(served, f"PUT /{below}/a%0Ab/c HTTP/1.1", b"Connection: close")
+    assert status == 405 and text.endswith("disabled.\n")
+
+
 async def test_what_is_no_http_does_not_fill_the_log(served: Served) -> None:
     with structlog.testing.capture_logs() as lines:
         for _ in range(5):
