@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis.strategies import SearchStrategy
 
 #: Examples of one round: so many are tried in any case.
-ROUND = 25
+ROUND = 15
 
 
 def hold(

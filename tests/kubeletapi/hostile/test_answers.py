@@ -31,7 +31,7 @@ from tests.kubeletapi.hostile.world import (
 )
 
 # Of each path; streams and forms have more to be wrong about.
-EXAMPLES, MANY_EXAMPLES = 5, 30
+EXAMPLES, MANY_EXAMPLES = 5, 20
 MANY = ("/containerLogs", "/exec", "/attach", "/portForward", "/stats")
 _CHECKS = [
     checks.status_code_conformance,

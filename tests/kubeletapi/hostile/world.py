@@ -106,7 +106,7 @@ def read_to_end(tls: ssl.SSLSocket) -> bytes:
     return data
 
 
-def read_until_quiet(tls: ssl.SSLSocket, seconds: float = 0.05) -> bytes:
+def read_until_quiet(tls: ssl.SSLSocket, seconds: float = 0.03) -> bytes:
     """What comes until the other side ends it, or says nothing for a moment."""
     tls.settimeout(seconds)
     data = b""
