@@ -18,7 +18,7 @@ help:
 	@echo "make bench   cold starts beside raw CRI calls, with a plot in out/"
 	@echo "make bench-streams   exec, logs and port-forward beside the pool's own, a stub and a real kubelet"
 	@echo "make conformance   upstream's node conformance tests, on vknode and on a real kubelet"
-	@echo "make fuzz   parsers of others' bytes, by coverage, FUZZ_SECONDS each (300)"
+	@echo "make fuzz   parsers of others' bytes, FUZZ_SECONDS (300) each, and the kubelet API"
 	@echo "make audit   known vulnerabilities of what is locked, and its SBOM"
 	@echo "make lint | format | proto | lock | clean"
 
@@ -85,6 +85,8 @@ FUZZ_SECONDS ?= 300
 fuzz: $(READY)
 	@for target in $$(ls tests/fuzz/corpus); do echo "fuzzing $$target for $(FUZZ_SECONDS) s"; \
 	  $(BIN)/python -m tests.fuzz "$$target" --seconds $(FUZZ_SECONDS) 2>&1 | tail -n 1; done
+	@echo "fuzzing the kubelet API, each of some 60 tests for a tenth of $(FUZZ_SECONDS) s"
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/pytest --timeout 0 tests/kubeletapi/hostile
 
 lint: $(READY)
 	@$(BIN)/ruff check .

@@ -27,8 +27,10 @@ CLEARING_WITHIN = 60.0
 class ClusterThread:
     """A DevCluster on its own loop; `run` calls into it from any test, blocking."""
 
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
+    def __init__(
+        self, make_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    ) -> None:
+        self.loop = make_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, name="cluster", daemon=True)
         self._thread.start()
 

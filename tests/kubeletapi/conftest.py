@@ -20,6 +20,11 @@ try:
 except ImportError:  # it is an extra
     uvloop = None  # type: ignore[assignment]  # told apart below
 
+#: Both loops that a program may run on: their TLS transports differ.
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
+if uvloop is not None:
+    LOOPS["uvloop"] = uvloop.new_event_loop
+
 
 @dataclass
 class Served:
@@ -75,11 +80,8 @@ ON_ASYNCIO_ALONE = {
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Both loops that a program may run on: their TLS transports differ."""
-    loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
-    if uvloop is not None and getattr(item, "originalname", item.name) not in ON_ASYNCIO_ALONE:
-        loops["uvloop"] = uvloop.new_event_loop
-    return loops
+    alone = getattr(item, "originalname", item.name) in ON_ASYNCIO_ALONE
+    return {"asyncio": LOOPS["asyncio"]} if alone else LOOPS
 
 
 @pytest.fixture

@@ -58,6 +58,8 @@ def test_a_flag_is_true_unless_it_says_otherwise(text: str, value: bool) -> None
         ("2026-01-02T04:04:05+01:00", NOW),
         ("2026-01-02T03:04:05.5Z", NOW + timedelta(milliseconds=500)),
         ("2026-01-02T03:04:05.123456789Z", NOW + timedelta(microseconds=123456)),
+        ("0001-01-01T00:00:00+01:00", datetime.min.replace(tzinfo=UTC)),
+        ("9999-12-31T23:59:59-01:00", datetime.max.replace(tzinfo=UTC)),
         ("", None),
         ("null", None),
     ],

@@ -270,6 +270,11 @@ async def test_channels_carry_one_connection_a_port(
         (f"{FORWARD}?port=", "v4.channel.k8s.io", (400, 'query parameter "port" cannot be empty')),
         (f"{FORWARD}?port=x", "v4.channel.k8s.io", (400, 'unable to parse "x" as a port')),
         (f"{FORWARD}?port=0", "v4.channel.k8s.io", (400, 'port "0" must be > 0')),
+        (
+            f"{FORWARD}?port=00000065536",
+            "v4.channel.k8s.io",
+            (400, 'unable to parse "00000065536" as a port'),
+        ),
     ],
 )
 async def test_wrong_requests(

@@ -244,6 +244,24 @@ def test_a_ping_flood_that_is_never_read_ends_the_connection() -> None:
     assert len(server.data_to_send()) < 70_000
 
 
+@pytest.mark.parametrize("accepted", [True, False])
+def test_streams_that_come_and_go_while_nothing_is_read_end_the_connection(accepted: bool) -> None:
+    client, server = SpdyConnection(client=True), SpdyConnection(client=False)
+    for _ in range(10_000):
+        stream = client.open_stream({"streamtype": "error"})
+        server.receive_data(client.data_to_send())
+        if accepted:
+            server.accept_stream(stream)
+        else:
+            server.reset_stream(stream, RstStatus.REFUSED_STREAM)
+        client.reset_stream(stream)
+        events = server.receive_data(client.data_to_send())
+        if server.closed:
+            break
+    assert isinstance(events[-1], ConnectionClosed) and "faster than it reads" in str(events[-1])
+    assert len(server.data_to_send()) < 100_000
+
+
 def test_a_large_data_frame_is_handed_on_in_pieces() -> None:
     client, _server, (stream_id,) = opened()
     client.receive_data(data_frame_header(stream_id, 0xFFFFFF, fin=True))

@@ -19,8 +19,14 @@ class ByteStream(Protocol):
 
 async def send_whole(sending: Coroutine[Any, Any, None]) -> None:
     """All who wait for a WebSocket of aiohttp to take more share one future: who is cancelled
-    meanwhile must not cancel it for the others."""
-    await asyncio.shield(sending)
+    meanwhile must not cancel it for the others. Raises ConnectionResetError, and nothing else,
+    where the client has gone: aiohttp has several words for it."""
+    try:
+        await asyncio.shield(sending)
+    except ConnectionResetError:
+        raise
+    except ConnectionError as error:
+        raise ConnectionResetError(str(error)) from None
 
 
 class WebSocketBytes:
@@ -31,7 +37,10 @@ class WebSocketBytes:
 
     async def read(self) -> bytes:
         while True:
-            message = await self._socket.receive()
+            try:
+                message = await self._socket.receive()
+            except ConnectionError:
+                return b""  # a ping could not be answered
             if message.type is not WSMsgType.BINARY:
                 return b""
             if message.data:

@@ -5,7 +5,7 @@ from contextlib import aclosing
 from datetime import UTC, datetime
 
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from vknode.kubeletapi.backend import BackendError, ContainerView, PodBackend, PodView
 from vknode.kubeletapi.log_options import LogQueryError, parse_log_options
@@ -87,13 +87,14 @@ class _LogAnswer:
         except BackendError as error:
             return plain_error(400, str(error))
         response = web.StreamResponse(headers={"Content-Type": "text/plain"})
-        response.enable_chunked_encoding()
+        if self._request.version >= HttpVersion11:  # else the connection's end is the log's
+            response.enable_chunked_encoding()
         await response.prepare(self._request)
         self.response = response
         try:
             await self._copy(response, first)
             await response.write_eof()
-        except ConnectionResetError:
+        except ConnectionError:
             pass  # the client has gone
         except BackendError as error:
             return self.cut(str(error))

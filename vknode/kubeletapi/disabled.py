@@ -38,7 +38,7 @@ class Disabled:
         for path, text in self._answers.items():
             refuse = _refusal(text)
             router.add_route("*", path, refuse)
-            router.add_route("*", path + "/{rest:.*}", refuse)
+            router.add_route("*", path + r"/{rest:[\s\S]*}", refuse)  # a line's end is a byte, too
 
 
 def _refusal(text: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:

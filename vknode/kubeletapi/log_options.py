@@ -14,7 +14,7 @@ _INTEGER = re.compile(r"[+-]?[0-9]+")
 _RFC3339 = re.compile(
     r"(\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2})(?:[.,](\d+))?(Z|[+-]\d{2}:\d{2})", re.ASCII
 )
-_BEGINNING = datetime.min.replace(tzinfo=UTC)
+_BEGINNING, _END = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 Query = Mapping[str, Sequence[str]]
 
@@ -99,4 +99,4 @@ def _time(query: Query, name: str) -> datetime | None:
     try:
         return moment.astimezone(UTC)
     except OverflowError:
-        return _BEGINNING
+        return _BEGINNING if moment.year == 1 else _END

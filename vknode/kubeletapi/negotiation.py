@@ -13,6 +13,12 @@ from vknode.streaming.channels import PROTOCOLS, choose_protocol
 from vknode.streaming.remotecommand import SPDY_PROTOCOLS, SPDY_UPGRADE
 
 _SUPPORTED = [protocol.name for protocol in PROTOCOLS]
+_HANDSHAKE = (
+    "Sec-WebSocket-Key",
+    "Sec-WebSocket-Version",
+    "Sec-WebSocket-Protocol",
+    "X-Stream-Protocol-Version",
+)
 
 
 NO_STREAMS = "you must specify at least 1 of stdin, stdout, stderr"
@@ -29,6 +35,8 @@ def wanted_streams(query: Mapping[str, str]) -> tuple[bool, bool, bool, bool] | 
 
 def negotiate(request: web.Request, wanted: Asked, limits: SessionLimits) -> Wire | web.Response:
     """What will carry the streams, or the refusal."""
+    if (refusal := refuse_no_text(request)) is not None:
+        return refusal
     upgrade = request.headers.get("Upgrade", "").strip().lower()
     if upgrade == SPDY_UPGRADE.lower():
         offered = listed(request, "X-Stream-Protocol-Version")
@@ -43,6 +51,15 @@ def negotiate(request: web.Request, wanted: Asked, limits: SessionLimits) -> Wir
     if protocol is None:
         return refuse_protocols(offered, _SUPPORTED)
     return WebSocketWire(request, protocol, wanted, limits)
+
+
+def refuse_no_text(request: web.Request) -> web.Response | None:
+    """The refusal of a handshake with other bytes than ASCII, of which no key or name of a protocol
+    has any: they can neither be answered nor shown."""
+    for name in _HANDSHAKE:
+        if not all(value.isascii() for value in request.headers.getall(name, [])):
+            return plain_error(400, f"header {name} must be ASCII")
+    return None
 
 
 def listed(request: web.Request, header: str) -> list[str]:

@@ -17,7 +17,12 @@ from vknode.kubeletapi.backend import PodBackend, PodView
 from vknode.kubeletapi.byte_stream import WebSocketBytes
 from vknode.kubeletapi.forward_channels import MAX_MESSAGE, PROTOCOLS, ChannelForwarder
 from vknode.kubeletapi.forward_spdy import SpdyForwarder
-from vknode.kubeletapi.negotiation import listed, offered_protocols, refuse_protocols
+from vknode.kubeletapi.negotiation import (
+    listed,
+    offered_protocols,
+    refuse_no_text,
+    refuse_protocols,
+)
 from vknode.kubeletapi.node_identity import find_pod
 from vknode.kubeletapi.raw_connection import RawConnection
 from vknode.kubeletapi.remote_session import Close, SessionLimits
@@ -64,6 +69,8 @@ class PortForward:
             return plain_error(404, "pod does not exist")
         if path.get("uid") not in (None, pod.uid):
             return plain_error(404, "pod not found")
+        if (refusal := refuse_no_text(request)) is not None:
+            return refusal
         if upgrade == SPDY_UPGRADE.lower():
             versions = listed(request, "X-Stream-Protocol-Version")
             if versions and PROTOCOL not in versions:
@@ -137,7 +144,7 @@ class PortForward:
             await self._streams.run(self._while_there(ping, forwarder))
         except ServerStopping:
             return Close.STOPPING
-        except ConnectionResetError as error:
+        except ConnectionError as error:
             _log.debug("port_forward_client_gone", reason=str(error), pod=pod.name)
             return None
         except Exception:  # a fault of our own: the connection ends, and the client with it
@@ -174,11 +181,12 @@ def _ports(request: web.Request) -> list[int]:
         if not text:
             raise ValueError('query parameter "port" cannot be empty')
         for part in text.split(","):
-            if not part.isascii() or not part.isdigit() or int(part[:6]) > 65535:
+            digits = part.lstrip("0")
+            if not part.isascii() or not part.isdigit() or int(digits[:6] or 0) > 65535:
                 raise ValueError(f'unable to parse "{text}" as a port')
-            if int(part) < 1:
+            if not digits:
                 raise ValueError(f'port "{text}" must be > 0')
-            ports.append(int(part))
+            ports.append(int(digits))
     if len(ports) > _MOST_PORTS:
         raise ValueError(f"at most {_MOST_PORTS} ports can be forwarded at once")
     return ports

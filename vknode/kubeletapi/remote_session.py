@@ -127,14 +127,14 @@ async def serve_session(
             outcome = await streams.run(session.run(opening), lambda: session.leaving)
         except ServerStopping:
             outcome, why = Failed(STOPPING), Close.STOPPING
-        except (ClientGone, ConnectionResetError):
+        except (ClientGone, ConnectionError):
             raise
         except Exception:  # a fault of our own: the client must not hang or see a bare 1006
             _log.exception("session_failed", **dict(request.match_info))
             outcome, why = Failed("the node's agent failed, see its log"), Close.FAULT
         await wire.tell(outcome)
         await wire.close(why)
-    except (ClientGone, ConnectionResetError) as error:
+    except (ClientGone, ConnectionError) as error:
         _log.debug("session_client_gone", reason=str(error), **dict(request.match_info))
     finally:
         await wire.drop()

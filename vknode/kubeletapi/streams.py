@@ -84,15 +84,19 @@ class Streams:
 async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
     """Cancels what still runs and waits for it, even if the caller is cancelled meanwhile.
 
-    A failure on the way out is logged.
+    A failure on the way out is logged, unless it is that the client has gone.
     """
     pending = [task for task in tasks if not task.done()]
     for task in pending:
         task.cancel()
-    await _wait_through(*pending)
-    for task in tasks:
-        error = None if task.cancelled() else task.exception()
-        if error is not None and task in pending:
+    try:
+        await _wait_through(*pending)
+    finally:
+        # All have ended, also where the caller is cancelled: what nobody looks at asyncio logs.
+        for task in tasks:
+            error = None if task.cancelled() else task.exception()
+            if error is None or task not in pending or isinstance(error, ConnectionError):
+                continue
             _log.warning("stream_end_failed", error=type(error).__name__, reason=str(error))
 
 

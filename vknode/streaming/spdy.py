@@ -74,7 +74,7 @@ __all__ = [
 ]
 
 _MAX_ID: Final = 0x7FFFFFFF
-_MAX_AUTOMATIC_OUTPUT: Final = 64 * 1024
+_MAX_PROVOKED_OUTPUT: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +201,7 @@ class SpdyConnection:
         self._inflate = HeaderInflater(max_inflated_headers)
         self._deflate = HeaderDeflater()
         self._out: list[bytes] = []
-        self._automatic = 0
+        self._provoked = 0
         self._goaway_sent = False
         self._goaway_received = False
         self._closed = False
@@ -257,7 +257,9 @@ class SpdyConnection:
             raise SpdyStateError(f"stream {stream_id} is not waiting for an answer")
         stream.accepted = True
         payload = stream_id.to_bytes(4, "big") + self._deflate.pack(headers or {})
-        self._out.append(control_frame(FrameType.SYN_REPLY, payload, FLAG_FIN if fin else 0))
+        frame = control_frame(FrameType.SYN_REPLY, payload, FLAG_FIN if fin else 0)
+        self._out.append(frame)
+        self._provoked += len(frame)
         if fin:
             self._close_local(stream_id, stream)
 
@@ -311,7 +313,7 @@ class SpdyConnection:
         """Takes what is queued for the socket; empty if there is nothing."""
         data = b"".join(self._out)
         self._out.clear()
-        self._automatic = 0
+        self._provoked = 0
         return data
 
     # --- what comes from the peer ---
@@ -321,6 +323,7 @@ class SpdyConnection:
         if self._closed:
             return []
         try:
+            self._require_that_it_reads()
             for frame in self._parser.feed(data):
                 if isinstance(frame, DataChunk):
                     self._on_data(frame)
@@ -501,13 +504,19 @@ class SpdyConnection:
             self._queue_automatic(frame)
         else:
             self._out.append(frame)
+            self._provoked += len(frame)
 
     def _queue_automatic(self, frame: bytes) -> None:
         """Queues an answer that the peer provoked; a flood of those ends the connection."""
-        self._automatic += len(frame)
-        if self._automatic > _MAX_AUTOMATIC_OUTPUT:
-            raise SpdyProtocolError("the peer provokes answers faster than it reads them")
+        self._provoked += len(frame)
+        self._require_that_it_reads()
         self._out.append(frame)
+
+    def _require_that_it_reads(self) -> None:
+        """What the owner answered to the peer's streams counts, too: a peer can open and reset
+        them without end."""
+        if self._provoked > _MAX_PROVOKED_OUTPUT:
+            raise SpdyProtocolError("the peer provokes answers faster than it reads them")
 
     def _end(self, reason: str | None) -> None:
         self._closed = True

@@ -1,0 +1,1 @@
+"""Peers that send anything, that read nothing, and that may do nothing."""
