@@ -80,13 +80,16 @@ bench-streams: setup
 conformance: setup
 	@$(BIN)/python -m tests.conformance
 
-# `make test` does each for some seconds only.
+# `make test` does each for some seconds only, with the same inputs each time.
 FUZZ_SECONDS ?= 300
 fuzz: $(READY)
 	@for target in $$(ls tests/fuzz/corpus); do echo "fuzzing $$target for $(FUZZ_SECONDS) s"; \
 	  $(BIN)/python -m tests.fuzz "$$target" --seconds $(FUZZ_SECONDS) 2>&1 | tail -n 1; done
 	@echo "fuzzing the kubelet API, each of some 60 tests for a tenth of $(FUZZ_SECONDS) s"
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/pytest --timeout 0 tests/kubeletapi/hostile
+	@echo "property tests, with other examples"
+	@$(BIN)/pytest --timeout 0 --hypothesis-profile others -m "not cluster and not containerd" \
+	  $$(grep -rl "^from hypothesis" tests --include "test_*.py")
 
 lint: $(READY)
 	@$(BIN)/ruff check .

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.clusters import ClusterThread, running
 from tests.support.fixtures import cri, kube, sim, sim_kube
@@ -26,6 +27,12 @@ from vknode.devcluster.programs.provide import require
 # inherit that: Ctrl-C in a test's terminal would then do nothing.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Property tests have the same examples each time, so that a run fails for what has changed and not
+# by luck. `make fuzz` has others, and more.
+settings.register_profile("same", derandomize=True)
+settings.register_profile("others", max_examples=1000, deadline=None)
+settings.load_profile("same")
 
 #: Fixtures of whole clusters, shared by every folder.
 __all__ = ["cri", "kube", "sim", "sim_kube"]

@@ -2,7 +2,7 @@
 
 Which names at which versions, the test binary itself tells (`--list-images`). What is in
 them follows upstream's Dockerfiles as far as Debian's programs go: agnhost is upstream's
-own program, with curl, dig and nc beside it; the commands of the shell are busybox's.
+own program, with curl, dig, nc and printenv beside it; the commands of the shell are busybox's.
 """
 
 from __future__ import annotations
@@ -100,6 +100,7 @@ class _Kitchen:
         self._recipes: dict[str, Callable[[str], None]] = {
             "agnhost": self._agnhost,
             "busybox": self._busybox,
+            "nautilus": self._nautilus,
             "nginx": self._nginx,
             "nonewprivs": self._nonewprivs,
             "nonroot": self._nonroot,
@@ -145,11 +146,12 @@ class _Kitchen:
         return self._layer("shell", entries)
 
     def _network_tools(self) -> Layer:
-        """curl, dig and nc, with the libraries that they need."""
+        """curl, dig and nc, and printenv that Debian's busybox has not, with the libraries that
+        they need."""
 
         def entries() -> list[Entry]:
             debian = self._tools.debian
-            programs = {"curl": "curl", "dig": "dig", "nc": "nc.openbsd"}
+            programs = {"curl": "curl", "dig": "dig", "nc": "nc.openbsd", "printenv": "printenv"}
             return [
                 *(
                     Entry(f"usr/bin/{name}", debian[program].read_bytes(), 0o755)
@@ -205,6 +207,12 @@ class _Kitchen:
 
     def _busybox(self, name: str) -> None:
         self.layout.image([self._shell()], ["sh"], [name])
+
+    def _nautilus(self, name: str) -> None:
+        """A web server on port 80 that tells which picture it would show."""
+        page = self.layout.layer([Entry("www/data.json", b'{"image": "nautilus.jpg"}\n')])
+        command = ["httpd", "-f", "-h", "/www"]
+        self.layout.image([self._shell(), page], command, [name], ports=["80/tcp"])
 
     def _nginx(self, name: str) -> None:
         """A web server on port 80, as the tests use it; busybox's."""

@@ -42,6 +42,7 @@ def programs() -> tuple[Program, ...]:
 DEBIAN = {
     "bash": "bash",
     "curl": "curl",
+    "printenv": "coreutils",
     "dig": "bind9-dnsutils",
     "hostname": "hostname",
     "nc.openbsd": "netcat-openbsd",

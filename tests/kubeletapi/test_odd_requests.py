@@ -41,6 +41,14 @@ async def say(served: Served, request: str, headers: bytes, body: bytes = b"") -
     return int(head.split()[1]), text.decode()
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/nothing", EXEC])
+@pytest.mark.parametrize("expected", [b"\xff\xfe", b"202-accepted"])
+async def test_what_nobody_can_do_is_refused_as_by_go(
+    served: Served, path: str, expected: bytes
+) -> None:
+    assert await say(served, f"GET {path} HTTP/1.1", b"Expect: " + expected) == (417, "")
+
+
 @pytest.mark.parametrize("path", [EXEC, "/attach/default/web/main?output=1"])
 @pytest.mark.parametrize(
     ("name", "headers"),

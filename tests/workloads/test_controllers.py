@@ -124,3 +124,13 @@ def test_same_name_recreated_quickly_is_another_pod(kube: Kube) -> None:
         )
         kube.out("delete", "pod", "phoenix", "--grace-period=1")
     assert len(uids) == 5
+
+
+def test_a_service_refuses_at_once_instead_of_leaving_the_machine(kube: Kube) -> None:
+    """Nothing serves Services in a development cluster, and the machine's router may take 10.96
+    for somebody else's."""
+    address = kube.json("get", "service", "kubernetes", "--namespace=default")["spec"]["clusterIP"]
+    kube.apply(simple_pod("caller", ["sleep", "3600"]))
+    kube.wait_phase("caller", "Running")
+    done = kube.run("exec", "caller", "--", "nc", "-w", "20", address, "443", check=False)
+    assert "Connection refused" in done.stderr

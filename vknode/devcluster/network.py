@@ -129,11 +129,15 @@ def make_bridge(ip: Path, network: ZoneNetwork) -> None:
 
 
 def open_firewall(iptables: Path, block: ipaddress.IPv4Network, mark: str) -> None:
-    """Let Pods reach each other and the world; every rule carries `mark` as its comment."""
+    """Let Pods reach each other and the world, but Services not: nothing here serves them, and a
+    packet to one would leave for whatever the machine's router makes of it. Every rule carries
+    `mark` as its comment."""
     comment = ["-m", "comment", "--comment", mark]
     command = [str(iptables), "-w", "10"]
     _run([*command, "-I", "FORWARD", "-s", str(block), *comment, "-j", "ACCEPT"])
     _run([*command, "-I", "FORWARD", "-d", str(block), *comment, "-j", "ACCEPT"])
+    refused = ["-s", str(block), "-d", str(SERVICES), *comment, "-j", "REJECT"]
+    _run([*command, "-I", "FORWARD", *refused])  # before the others
     nat = ["-t", "nat", "-A", "POSTROUTING", "-s", str(block), "!", "-d", str(block)]
     _run([*command, *nat, *comment, "-j", "MASQUERADE"])
 

@@ -38,6 +38,7 @@ from vknode.kubeletapi.request_counts import RequestCounts
 from vknode.kubeletapi.resource_metrics import ResourceMetrics
 from vknode.kubeletapi.responses import plain_error
 from vknode.kubeletapi.reviews import Reviewer, Reviews
+from vknode.kubeletapi.routing import application
 from vknode.kubeletapi.running_pods import RunningPods
 from vknode.kubeletapi.settings import (
     KubeletApiError,
@@ -76,8 +77,8 @@ class KubeletApi:
         self.certificate_expiry: float | None = None
         self._reviews = Reviews(reviewer, settings.authentication, settings.authorization)
         always_allow = settings.authorization.always_allow
-        self._app = web.Application(
-            middlewares=[
+        self._app = application(
+            [
                 self.counts.middleware(),
                 _plain_errors,
                 require_access(

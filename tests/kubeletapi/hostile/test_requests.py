@@ -135,7 +135,7 @@ def test_whatever_is_sent_harms_nobody(world: World, who: str) -> None:
         require_allowed(who, said)
         world.require_let_go()
 
-    hold(hostile, spoilt(), st.integers(0, 200), seconds=0.7)
+    hold(hostile, spoilt(), st.integers(0, 200))
     world.require_health()
 
 
@@ -154,7 +154,7 @@ def test_whole_requests_are_answered_to_the_last(world: World, who: str) -> None
         require_allowed(who, said)
         world.require_let_go()
 
-    hold(hostile, st.lists(plain, max_size=4), seconds=0.4)
+    hold(hostile, st.lists(plain, max_size=4))
     world.require_health()
 
 

@@ -116,7 +116,7 @@ def test_whatever_follows_an_upgrade_harms_nobody(world: World, way: str) -> Non
                 read_until_quiet(tls)
         world.require_let_go()
 
-    hold(hostile, data, st.booleans(), seconds=0.25)
+    hold(hostile, data, st.booleans())
     world.require_health()
 
 
