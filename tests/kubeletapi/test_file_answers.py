@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 from urllib.parse import unquote_to_bytes, urljoin
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vknode.kubeletapi.file_answers import (
@@ -156,6 +156,7 @@ NAMES = st.binary(min_size=1, max_size=20).filter(
 
 
 @given(NAMES, st.booleans())
+@example(b";", False)
 def test_a_link_leads_to_its_name_whatever_that_is(name: bytes, is_folder: bool) -> None:
     """And is nothing but a link."""
     links = Links(listing(((name, is_folder),)))

@@ -21,8 +21,9 @@ _LARGEST = 2**63 - 1
 _LAST_SECOND = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp())
 # Bytes that no text has; from the table of mimesniff.spec.whatwg.org that Go uses, too.
 _BINARY = frozenset({*range(0x09), 0x0B, *range(0x0E, 0x1B), *range(0x1C, 0x20)})
-# What Go's url.URL leaves as it is in a path.
-_PLAIN = "-_.~$&+,/:;=@"
+# What Go's url.URL leaves as it is in a path, but for the semicolon: some clients take what is
+# behind it for parameters.
+_PLAIN = "-_.~$&+,/:=@"
 _ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&#34;", "'": "&#39;"})
 _HEAD = '<!doctype html>\n<meta name="viewport" content="width=device-width">\n<pre>\n'
 
