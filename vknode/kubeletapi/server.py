@@ -206,9 +206,22 @@ class KubeletApi:
 
     def reload_certificates(self) -> None:
         """Uses the serving certificate and the client CAs that are in the files now, from the
-        next connection on. Raises `KubeletApiError` and changes nothing if they are wrong."""
-        if self._tls is not None:
-            self._tls = self._make_tls()
+        next connection on. Raises `KubeletApiError` and changes nothing if they are wrong.
+
+        Where a client CA is trusted no more, a connection that is open has no further request;
+        what runs on it goes on."""
+        before = self._tls
+        if before is None:
+            return
+        self._tls = self._make_tls()
+        trusted = self._tls.get_ca_certs(binary_form=True)
+        if not set(before.get_ca_certs(binary_form=True)) <= set(trusted):
+            assert self._runner is not None and self._runner.server is not None
+            for connection in self._runner.server.connections:
+                if connection._current_request is None:
+                    connection.force_close()
+                else:
+                    connection.close()  # once that is answered
 
     def use_certificate(self, pem: bytes) -> None:
         """Serves with this key and certificate (with its chain) from the next connection on;
