@@ -14,7 +14,7 @@ STATE  := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/vknode
 help:
 	@echo "make demo    the main job on real Kubernetes and containerd, about 2 minutes once built"
 	@echo "make test    everything: lint, types, layers, unit, property, cluster and fault tests"
-	@echo "make test-previous   what differs by release, on Kubernetes 1.35.4"
+	@echo "make test-previous   of these what differs by release, on Kubernetes 1.35.4"
 	@echo "make bench   cold starts beside raw CRI calls, with a plot in out/"
 	@echo "make bench-streams   exec, logs and port-forward beside the pool's own, a stub and a real kubelet"
 	@echo "make conformance   upstream's node conformance tests, on vknode and on a real kubelet"
@@ -53,10 +53,11 @@ test: setup
 	@$(BIN)/python -m vknode.devcluster.programs kubelet metrics-server >/dev/null
 	@$(BIN)/python -m tests.monitoring --programs
 	@$(BIN)/python -m tests.conformance --programs
+	@$(MAKE) --no-print-directory test-previous
 	@$(BIN)/pytest
 
 # What differs by release, on an older one: its API server speaks SPDY/3.1 to nodes. Its
-# control plane is built like the newest and cached beside it (5 minutes once).
+# control plane is built like the newest and cached beside it (5 minutes once, then 4).
 PREVIOUS := tests/previous/gomodule
 test-previous: setup
 	@VKNODE_GOMODULE=$(PREVIOUS) $(BIN)/python -m vknode.devcluster.programs >/dev/null
