@@ -3,6 +3,8 @@
 import asyncio
 import socket
 import ssl
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
@@ -91,46 +93,106 @@ async def test_renewed_certificates_are_used_by_later_connections(
     assert before != after
 
 
-async def test_a_client_ca_that_is_removed_is_trusted_no_more(
-    tmp_path: Path, authority: Authority
-) -> None:
-    """Neither by a new connection nor by one that is open; one that was there before is added
-    the same way."""
+@dataclass
+class TwoCas:
+    """A server that trusts clients of two CAs, until `remove_other`."""
+
+    api: KubeletApi
+    backend: LocalBackend
+    url: str
+    authority: Authority
+    other: Authority
+    bundle: Path
+
+    def session(self, client: Authority) -> aiohttp.ClientSession:
+        context = client_context(self.authority, client.issue("client", API_SERVER))
+        return aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context))
+
+    async def status(self, session: aiohttp.ClientSession) -> int:
+        async with session.get(f"{self.url}/pods") as response:
+            return response.status
+
+    def remove_other(self) -> None:
+        self.bundle.write_bytes(self.authority.pem)
+
+    def serving_pem(self) -> bytes:
+        pair = self.authority.issue("issued", "system:node:a", ips=["127.0.0.1"])
+        return pair.key.read_bytes() + pair.cert.read_bytes()
+
+
+@pytest.fixture
+async def two_cas(tmp_path: Path, authority: Authority) -> AsyncIterator[TwoCas]:
     other = Authority(tmp_path / "other", "other-ca")
     bundle = tmp_path / "client-ca.crt"
     bundle.write_bytes(authority.pem + other.pem)
-    api = KubeletApi(
-        LocalBackend(tmp_path), LocalNodes(), make_settings(authority, client_ca=bundle), Rules()
-    )
-    url = f"https://127.0.0.1:{await api.start()}/pods"
+    backend = LocalBackend(tmp_path)
+    backend.add("web")
+    settings = make_settings(authority, client_ca=bundle, serving_cert=None, serving_key=None)
+    api = KubeletApi(backend, LocalNodes(), settings, Rules())
+    url = f"https://127.0.0.1:{await api.start()}"
+    world = TwoCas(api, backend, url, authority, other, bundle)
+    api.use_certificate(world.serving_pem())
+    yield world
+    await api.stop()
+    assert api.running_streams == 0
 
-    def connection(client: Authority) -> aiohttp.ClientSession:
-        context = client_context(authority, client.issue("client", API_SERVER))
-        return aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context))
 
-    async def status(client: Authority) -> int:
-        async with connection(client) as http, http.get(url) as response:
-            return response.status
-
-    try:
-        async with connection(authority) as good, connection(other) as bad:
-            for http in (good, bad):
-                async with http.get(url) as response:
-                    assert response.status == 200
-            bundle.write_bytes(authority.pem)
-            api.reload_certificates()
-            async with good.get(url) as response:
-                assert response.status == 200
+@pytest.mark.parametrize("by", ["a look at the files", "a renewed serving certificate"])
+async def test_a_client_ca_that_is_removed_is_trusted_no_more(two_cas: TwoCas, by: str) -> None:
+    """Neither by a new connection nor by one that is open; one that was there before is added
+    the same way."""
+    good, bad = two_cas.session(two_cas.authority), two_cas.session(two_cas.other)
+    async with good, bad:
+        assert [await two_cas.status(one) for one in (good, bad)] == [200, 200]
+        two_cas.remove_other()
+        if by == "a look at the files":
+            two_cas.api.reload_certificates()
+        else:
+            two_cas.api.use_certificate(two_cas.serving_pem())
+        assert await two_cas.status(good) == 200
+        async with asyncio.timeout(20):
             with pytest.raises(aiohttp.ClientError):
-                await bad.get(url)
-        assert await status(authority) == 200
-        with pytest.raises(aiohttp.ClientError):
-            await status(other)
-        bundle.write_bytes(other.pem)
-        api.reload_certificates()
-        assert await status(other) == 200
-    finally:
-        await api.stop()
+                await two_cas.status(bad)
+        two_cas.bundle.write_bytes(two_cas.other.pem)
+        two_cas.api.reload_certificates()
+        assert await two_cas.status(bad) == 200
+
+
+async def test_who_was_in_the_middle_of_a_handshake_has_to_begin_anew(two_cas: TwoCas) -> None:
+    address = ("127.0.0.1", int(two_cas.url.rpartition(":")[2]))
+    context = client_context(two_cas.authority, two_cas.other.issue("client", API_SERVER))
+    with socket.create_connection(address, 20) as raw:
+        await asyncio.sleep(0.1)  # it is let in
+        two_cas.remove_other()
+        two_cas.api.reload_certificates()
+
+        def go_on() -> bytes:
+            with context.wrap_socket(raw, server_hostname="127.0.0.1") as tls:
+                tls.sendall(b"GET /pods HTTP/1.1\r\nHost: x\r\n\r\n")
+                return tls.recv(1)
+
+        with pytest.raises(OSError):
+            assert not await asyncio.to_thread(go_on)
+            raise ConnectionResetError("ended without a word")
+
+
+async def test_sessions_go_on_when_a_client_ca_is_removed(two_cas: TwoCas) -> None:
+    """To their end, as before: what the client says is heard."""
+    url = f"{two_cas.url}/exec/default/web/main?command=cat&input=1&output=1"
+    async with (
+        two_cas.session(two_cas.authority) as http,
+        http.ws_connect(url, protocols=("v5.channel.k8s.io",)) as socket_,
+        asyncio.timeout(20),
+    ):
+        assert await socket_.receive_bytes() == b"\1"
+        for word in (b"one", b"two"):
+            await socket_.send_bytes(b"\0" + word)
+            assert await socket_.receive_bytes() == b"\1" + word
+            two_cas.remove_other()
+            two_cas.api.reload_certificates()
+        await socket_.send_bytes(b"\xff\0")
+        assert b"Success" in await socket_.receive_bytes()
+        assert (await socket_.receive()).type is aiohttp.WSMsgType.CLOSE
 
 
 async def test_a_certificate_from_memory(tmp_path: Path, authority: Authority) -> None:

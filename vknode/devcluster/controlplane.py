@@ -22,6 +22,7 @@ import aiohttp
 import yaml
 
 from vknode.devcluster.kubeconfig import write_kubeconfig
+from vknode.devcluster.network import SERVICES
 from vknode.devcluster.pki import Authority, KeyPair, key_pem, new_key, public_pem, write_private
 from vknode.devcluster.ports import pick_port
 from vknode.devcluster.process import Child, ChildFailed, Crash, State, log_tail
@@ -110,8 +111,7 @@ class ControlPlane:
                 "kubernetes.default.svc",
                 "kubernetes.default.svc.cluster.local",
             ],
-            # 10.96.0.1 is the `kubernetes` Service: the first of --service-cluster-ip-range.
-            ips=["127.0.0.1", "10.96.0.1"],
+            ips=["127.0.0.1", str(SERVICES[1])],  # the second is the `kubernetes` Service
         )
         kubelet_client = authority.issue("apiserver-kubelet-client", KUBELET_CLIENT)
         # Of its own: who holds a certificate of it may name any user (front proxy).
@@ -156,7 +156,7 @@ class ControlPlane:
             "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
             f"--service-account-signing-key-file={signing}",
             f"--service-account-key-file={verifying}",
-            "--service-cluster-ip-range=10.96.0.0/16",
+            f"--service-cluster-ip-range={SERVICES}",
             f"--kubelet-certificate-authority={authority.cert}",
             f"--kubelet-client-certificate={kubelet_client.cert}",
             f"--kubelet-client-key={kubelet_client.key}",

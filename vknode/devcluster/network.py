@@ -20,8 +20,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-#: Kubernetes' usual Service range, which --service-cluster-ip-range uses too.
-SERVICES = ipaddress.ip_network("10.96.0.0/12")
+#: The cluster's own Services.
+SERVICES = ipaddress.ip_network("10.96.0.0/16")
+#: Kubernetes' usual Service range: no Pods are put there.
+USUAL_SERVICES = ipaddress.ip_network("10.96.0.0/12")
 LOCK = Path("/run/lock/vknode-network.lock")
 
 
@@ -73,7 +75,7 @@ def choose_block(
     routes: Iterable[ipaddress.IPv4Network], pick: random.Random | None = None
 ) -> ipaddress.IPv4Network:
     """A /16 of 10/8 that overlaps none of `routes`. Raises NetworkFailed if none is left."""
-    taken = [*routes, SERVICES]
+    taken = [*routes, USUAL_SERVICES]
     numbers = list(range(256))
     (pick or random.Random()).shuffle(numbers)
     for number in numbers:

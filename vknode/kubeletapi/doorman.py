@@ -100,13 +100,17 @@ class Doorman:
             self._loop.remove_reader(listener.fileno())
         listener.close()
 
+    def begin_anew(self) -> None:
+        """Ends all handshakes: who is in the middle of one may come again, by the present `tls`."""
+        for task in list(self._shaking):
+            task.cancel()
+
     async def close(self) -> None:
         """Closes all listeners, and ends all handshakes."""
         for listener in list(self._listeners):
             self.leave(listener)
         shaking = list(self._shaking)
-        for task in shaking:
-            task.cancel()
+        self.begin_anew()
         await asyncio.gather(*shaking, return_exceptions=True)
 
     def _accept(self, listener: socket.socket) -> None:

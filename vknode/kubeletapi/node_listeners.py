@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
+from vknode.kubeletapi.connections import let_go
 from vknode.kubeletapi.doorman import Doorman
 from vknode.kubeletapi.node_identity import ListenerNodes
 from vknode.kubeletapi.node_ports import PortBook, PortRange
@@ -91,14 +92,8 @@ class NodeListeners:
         self._doorman.leave(listener)
         # The port may soon be another node's: no connection may ask that one by its old end.
         for handler, transport in list(self._server._connections.items()):
-            if _port_of(transport) != port:
-                continue
-            if handler._current_request is None:
-                handler.force_close()
-            elif handler._payload_parser is None:
-                handler.close()  # after this request; of an idle one it would close nothing
-            # A session goes on, and ends its connection itself: closed, the handler would take
-            # nothing more from its client.
+            if _port_of(transport) == port:
+                let_go(handler)
 
     def _bind(self, node: str) -> socket.socket:
         for port in self._book.candidates(node):

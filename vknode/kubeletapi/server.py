@@ -19,6 +19,7 @@ from vknode.kubeletapi.auth import require_access
 from vknode.kubeletapi.authentication import Authenticator
 from vknode.kubeletapi.backend import PodBackend
 from vknode.kubeletapi.configz import Configz
+from vknode.kubeletapi.connections import let_go
 from vknode.kubeletapi.container_logs import ContainerLogs
 from vknode.kubeletapi.disabled import Disabled
 from vknode.kubeletapi.doorman import Doorman
@@ -210,18 +211,8 @@ class KubeletApi:
 
         Where a client CA is trusted no more, a connection that is open has no further request;
         what runs on it goes on."""
-        before = self._tls
-        if before is None:
-            return
-        self._tls = self._make_tls()
-        trusted = self._tls.get_ca_certs(binary_form=True)
-        if not set(before.get_ca_certs(binary_form=True)) <= set(trusted):
-            assert self._runner is not None and self._runner.server is not None
-            for connection in self._runner.server.connections:
-                if connection._current_request is None:
-                    connection.force_close()
-                else:
-                    connection.close()  # once that is answered
+        if self._tls is not None:
+            self._use(self._make_tls())
 
     def use_certificate(self, pem: bytes) -> None:
         """Serves with this key and certificate (with its chain) from the next connection on;
@@ -236,7 +227,19 @@ class KubeletApi:
         chain = x509.load_pem_x509_certificates(pem)
         self.certificate_expiry = min(one.not_valid_after_utc.timestamp() for one in chain)
         if self._tls is not None:
-            self._tls = made
+            self._use(made)
+
+    def _use(self, tls: ssl.SSLContext) -> None:
+        """Nobody stays who came in by a client CA that is trusted no more."""
+        before, self._tls = self._tls, tls
+        if before is None or self._runner is None or self._doorman is None:
+            return  # nobody is in yet
+        gone = set(before.get_ca_certs(binary_form=True)) - set(tls.get_ca_certs(binary_form=True))
+        if gone:
+            self._doorman.begin_anew()
+            assert self._runner.server is not None
+            for connection in self._runner.server.connections:
+                let_go(connection)
 
     def _make_tls(self) -> ssl.SSLContext:
         context = make_tls_context(self._settings)
