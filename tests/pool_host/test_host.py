@@ -188,9 +188,9 @@ async def test_what_a_start_waits_for_fails_as_the_start() -> None:
     async with pool(runtime) as (host, seen):
         await host.create(spec("a"), "agent")
         await seen.state("a", RUNNING)
-        warnings = [e.message for e in seen.events if e.type == "Warning"]
-    assert any("no such path" in text for text in warnings)
-    assert any("no such image volume" in text for text in warnings)
+        warnings = [(e.reason, e.message) for e in seen.events if e.type == "Warning"]
+    assert ("FailedMount", "no such path") in warnings
+    assert any("no such image volume" in text for _, text in warnings)
 
 
 async def test_an_exit_restarts_the_container_and_ends_its_followers() -> None:

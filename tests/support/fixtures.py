@@ -57,6 +57,7 @@ CRI: dict[str, Any] = {
                 "namespaces": ["security-*"],
                 "allow": {"capabilities": ["NET_ADMIN"], "unconfined": True},
             },
+            {"namespaces": ["volumes-host-path-*"], "allow": {"hostPath": ["/tmp"]}},
         ]
     },
 }

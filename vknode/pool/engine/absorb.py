@@ -257,13 +257,15 @@ def _sandbox_call_failed(facts: SandboxFacts, event: steps.Failed, kind: str) ->
         facts.early_deaths.clear()
         if facts.deleting:
             return
-        facts.event(
-            "FailedCreatePodSandBox", f"Failed to create pod sandbox: {event.message}", warning=True
-        )
+        # Volumes are made first, and a kubelet tells of them in words of their own.
+        mount = event.reason == "FailedMount"
+        reason = "FailedMount" if mount else "FailedCreatePodSandBox"
+        text = event.message if mount else f"Failed to create pod sandbox: {event.message}"
+        facts.event(reason, text, warning=True)
         if not event.retryable:
             facts.finish(status_pb2.SANDBOX_STATE_FAILED, event.reason, event.message)
             return
-        facts.trouble = ("FailedCreatePodSandBox", event.message)
+        facts.trouble = (reason, event.message)
         facts.touch()
     elif not event.away:
         facts.event("FailedKillPod", f"error killing pod: {event.message}", warning=True)
