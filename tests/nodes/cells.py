@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from vknode.pool.v1 import cell_pb2
@@ -34,12 +35,19 @@ class HandLink:
         self.name = name
         self.reachable = False
         self.problem = "not tried yet"
+        self.cells_left_out = 0
         self._cells: dict[str, cell_pb2.Cell] = {}
         self._callbacks: list[Callable[[], None]] = []
 
     @property
     def cells(self) -> Mapping[str, cell_pb2.Cell]:
         return self._cells
+
+    def may_have(self, cell: str) -> bool:
+        return False
+
+    def keep_cells_of_nodes(self, cells: Callable[[], AbstractSet[str]]) -> None:
+        """It keeps all."""
 
     def on_cells_changed(self, callback: Callable[[], None]) -> None:
         self._callbacks.append(callback)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,15 +15,18 @@ from uuid import uuid4
 import pytest
 import structlog
 
+from tests.agent.test_links import Announcer, Nobody, change
 from tests.conftest import ControlPlaneHandle
 from tests.nodes.cells import HandLink, cell
 from vknode.agent.config import AgentConfig, LeaseConfig, PoolConfig
 from vknode.agent.events import NORMAL, EventRecorder, ObjectRef
 from vknode.agent.leases import LeaseKeeper
+from vknode.agent.links import Link
 from vknode.agent.node_objects import DECLARED_FEATURES
 from vknode.agent.node_plan import NodeNameConflict
 from vknode.agent.node_ports import NodePortError, NodePorts
 from vknode.agent.nodes import NodeController
+from vknode.agent.pool_link import PoolLink
 from vknode.devcluster.faultproxy import FaultProxy
 from vknode.devcluster.identity import grant
 from vknode.kube.client import KubeClient
@@ -87,11 +90,17 @@ async def node_side(
     server: str = "",
     ports: NodePorts | None = None,
     max_cells: int = 1000,
+    links: Sequence[PoolLink] = (),
 ) -> AsyncIterator[Side]:
+    """Pools that the test speaks for, and those behind `links`."""
+    hands = {pool: HandLink(pool) for pool in pools}
+    all_links = [*hands.values(), *links]
     config = AgentConfig(
         file=Path("test.yaml"),
         name=agent,
-        pools=tuple(PoolConfig(pool, f"unix:/{pool}", max_cells=max_cells) for pool in pools),
+        pools=tuple(
+            PoolConfig(link.name, f"unix:/{link.name}", max_cells=max_cells) for link in all_links
+        ),
         lease=LeaseConfig(40, renew),
         pool_unreachable_after=unreachable_after,
         cell_gone_after=gone_after,
@@ -108,10 +117,9 @@ async def node_side(
         connection = await connect(granted)
     looking = await connect(control_plane.kubeconfig)
     client = KubeClient(connection)
-    links = {pool: HandLink(pool) for pool in pools}
     leases = LeaseKeeper(client, duration=40, renew=renew)
     events = EventRecorder(client)
-    nodes = NodeController(client, config, list(links.values()), leases, events=events, ports=ports)
+    nodes = NodeController(client, config, all_links, leases, events=events, ports=ports)
 
     async def run() -> None:
         async with asyncio.TaskGroup() as group:
@@ -121,7 +129,7 @@ async def node_side(
 
     task = asyncio.create_task(run())
     try:
-        side = Side(client, nodes, leases, links, task, KubeClient(looking))
+        side = Side(client, nodes, leases, hands, task, KubeClient(looking))
         yield side
         if task.done() and not side.expect_end:
             task.result()
@@ -480,6 +488,7 @@ async def test_cells_beyond_the_limit_are_named_once_and_wait_for_a_place(
     with structlog.testing.capture_logs() as lines:
         async with node_side(control_plane, agent, pool, gone_after=0.2, max_cells=2) as side:
             link, cells = side.links[pool], [cell(name) for name in names]
+            link.cells_left_out = 5
             link.announce(*cells)
             await asyncio.wait_for(side.nodes.wait_registered(), 20)
             assert side.nodes.node_names == set(names[:2])
@@ -488,7 +497,8 @@ async def test_cells_beyond_the_limit_are_named_once_and_wait_for_a_place(
             await side.until_ready(names[2], "True", "KubeletReady")
             assert await side.node(names[0]) is None
             assert side.nodes.node_names == {names[1], names[2]}
-            assert side.nodes.cells_beyond() == {pool: 17.0}
+            assert side.nodes.cells_beyond() == {pool: 22.0}
+            link.cells_left_out = 0
             link.announce(*cells[1:3])
 
             async def none_is_refused() -> bool:
@@ -497,8 +507,35 @@ async def test_cells_beyond_the_limit_are_named_once_and_wait_for_a_place(
             await side.until(none_is_refused)
     told = [line for line in lines if line["event"] == "pool_has_too_many_cells"]
     assert [(line["pool"], line["beyond"], line["cells"]) for line in told] == [
-        (pool, 18, names[2:7])
+        (pool, 23, names[2:7])
     ]
+
+
+async def test_no_node_is_lost_to_a_limit_that_was_lowered(
+    control_plane: ControlPlaneHandle, agent: str
+) -> None:
+    """Through the real link, which hears the pool before the agent knows its Nodes."""
+    pool, names = f"{agent}-pool", [f"{agent}-{number}" for number in range(12)]
+    ours = names[6:]
+    async with node_side(control_plane, agent, pool) as side:
+        side.links[pool].announce(*map(cell, ours))
+        await asyncio.wait_for(side.nodes.wait_registered(), 20)
+    said = [change(*names, snapshot=True), change("one-more"), change(*names, snapshot=True)]
+    link = Link(pool, lambda up, down: Announcer(*said), most_without_node=2)
+    link.serve(Nobody())
+    heard = asyncio.create_task(link.run())
+    with structlog.testing.capture_logs() as lines:
+        async with node_side(control_plane, agent, max_cells=1, links=[link]) as side:
+            await asyncio.wait_for(heard, 20)
+            await asyncio.wait_for(side.nodes.wait_registered(), 20)
+            for name in ours:
+                await side.until_ready(name, "True", "KubeletReady")
+            assert side.nodes.node_names == set(ours)
+            assert side.nodes.cells_beyond() == {pool: 6.0}
+            assert set(link.cells) == {*ours, *names[:2]}
+    assert not [line for line in lines if line["event"] in ("cell_gone", "node_not_ready")]
+    told = [line for line in lines if line["event"] == "pool_has_too_many_cells"]
+    assert len(told) == 1 and "raise pools[].maxCells" in told[0]["hint"]
 
 
 async def test_drain_and_label_drift(control_plane: ControlPlaneHandle, agent: str) -> None:

@@ -74,6 +74,8 @@ log = structlog.get_logger()
 START_PATIENCE = 15.0
 FLUSH_SECONDS = 3.0
 EVENT_SECONDS = 1.0
+# Cells of a pool without a Node that are remembered beside pools[].maxCells: they wait for a
+# Node's end, or are refused.
 WAITING_CELLS = 1000
 
 
@@ -89,8 +91,8 @@ def make_link(pool: PoolConfig) -> Link:
         lambda up, down: PoolClient(
             pool.name, pool.endpoint, tls, on_connected=up, on_disconnected=down
         ),
-        # Some that wait for a Node's end, too; a pool must not fill the agent's memory.
-        most_cells=pool.max_cells + WAITING_CELLS,
+        # A pool must not fill the agent's memory.
+        most_without_node=pool.max_cells + WAITING_CELLS,
     )
 
 

@@ -48,7 +48,7 @@ class TLSFiles:
 class PoolConfig:
     """`endpoint` is `unix:/PATH` or `HOST:PORT`; the latter always has `tls`. `cells`: names, or
     prefixes with "*", of those that it may announce; all others are refused. `max_cells`: how
-    many of them become Nodes."""
+    many Nodes it may have."""
 
     name: str
     endpoint: str

@@ -7,6 +7,10 @@ the next snapshot, or the changes replayed, brings it up to date. `view_current`
 the first whole snapshot: from then on a sandbox that is not in the view does not exist in the
 pool, unless this process creates it.
 
+Of cells without a Node only so many are kept (`cell_view`). Which cells have one is known once
+the agent's Nodes are listed. A list of cells that is too long, and came earlier, is kept whole
+until then, and the stream waits: one message is bounded, the stream is not.
+
 Callbacks are synchronous and come in the pool's order; what they cost, the pool's stream waits
 for, so nothing is queued here.
 """
@@ -14,15 +18,13 @@ for, so nothing is queued here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Protocol
 
-import structlog
-
+from vknode.agent.cell_view import CellView
 from vknode.pool.client import CellsUpdate, Deletion, SandboxesUpdate, WatchState
 from vknode.pool.v1 import cell_pb2, spec_pb2, status_pb2
-
-log = structlog.get_logger()
 
 
 class Calls(Protocol):
@@ -74,15 +76,16 @@ class Link:
         name: str,
         make_client: Callable[[Callable[[], None], Callable[[str], None]], Calls],
         *,
-        most_cells: int | None = None,
+        most_without_node: int | None = None,
     ) -> None:
-        """`make_client(on_connected, on_disconnected)`; its exceptions pass through. `most_cells`
-        are kept in memory: those that a pool announces beyond are left out of its list, until it
-        sends the list anew."""
+        """`make_client(on_connected, on_disconnected)`; its exceptions pass through.
+        `most_without_node`: how many cells are kept in memory beside those that have Nodes;
+        None: all. With it somebody must call `keep_cells_of_nodes`."""
         self.name = name
-        self._most_cells = most_cells
-        self._left_out = False
         self.cells: Mapping[str, cell_pb2.Cell] = {}
+        self._view = CellView(most_without_node)
+        self._with_node: Callable[[], AbstractSet[str]] = frozenset
+        self._nodes_known = asyncio.Event()
         self.sandboxes: dict[str, status_pb2.Sandbox] = {}
         self.view_current = False
         self.problem = "not connected yet"
@@ -94,6 +97,17 @@ class Link:
     @property
     def reachable(self) -> bool:
         return self._cells_known and self.client.connected
+
+    @property
+    def cells_left_out(self) -> int:
+        return self._view.left_out
+
+    def may_have(self, cell: str) -> bool:
+        return self._view.may_have(cell)
+
+    def keep_cells_of_nodes(self, cells: Callable[[], AbstractSet[str]]) -> None:
+        self._with_node = cells
+        self._nodes_known.set()
 
     def on_cells_changed(self, callback: Callable[[], None]) -> None:
         self._listeners.append(callback)
@@ -120,30 +134,20 @@ class Link:
 
     async def _watch_cells(self) -> None:
         async for update in self.client.cells():
-            cells = {} if update.snapshot else dict(self.cells)
-            removed = set(update.removed)
-            for name in removed:
-                cells.pop(name, None)
-            more = [cell for cell in update.cells if cell.name not in removed]
-            self.cells = self._kept(cells, more, update.snapshot)
-            self._cells_known = True
-            if self.client.connected:
-                self.problem = ""
-            self._notify()
+            self._view.take(update)
+            if self._view.excess and not self._nodes_known.is_set():
+                self._cells_taken()
+                await self._nodes_known.wait()
+            if self._view.excess:
+                self._view.trim(self._with_node())
+            self._cells_taken()
 
-    def _kept(
-        self, cells: dict[str, cell_pb2.Cell], more: Iterable[cell_pb2.Cell], anew: bool
-    ) -> dict[str, cell_pb2.Cell]:
-        left_out = 0
-        for cell in more:
-            if self._most_cells is None or cell.name in cells or len(cells) < self._most_cells:
-                cells[cell.name] = cell
-            else:
-                left_out += 1
-        if left_out and not self._left_out:
-            log.error("pool_cells_left_out", pool=self.name, kept=len(cells), left_out=left_out)
-        self._left_out = bool(left_out) or (self._left_out and not anew)
-        return cells
+    def _cells_taken(self) -> None:
+        self.cells = self._view.cells
+        self._cells_known = True
+        if self.client.connected:
+            self.problem = ""
+        self._notify()
 
     async def _watch_sandboxes(self) -> None:
         handler = self._handler

@@ -207,7 +207,8 @@ BRAKED_NODES = _gauge(
 )
 CELLS_BEYOND = _gauge(
     "vknode_cells_beyond_limit",
-    "Cells that pools announce beyond pools[].maxCells; they are no Nodes.",
+    "Cells that pools announce beyond pools[].maxCells; they are no Nodes. Beyond maxCells + 1000 "
+    "without a Node, as of the pool's last list.",
     "pool",
 )
 LEASES = _gauge("vknode_leases", "Leases that the agent keeps.")

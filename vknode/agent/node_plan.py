@@ -25,12 +25,14 @@ the Pods elsewhere; the deletion later is mere tidiness, so it can wait and it h
 A name claimed by two cells is a conflict: the first keeps it. A pool whose cells the configuration
 names may announce no other ones, and none may have more Nodes than the configuration allows it: a
 new cell waits until one of its pool's Nodes, gone ones included, is deleted. Nodes that are there
-stay, also under a limit that was lowered.
+stay, also under a limit that was lowered. A pool's link remembers all cells with Nodes and only so
+many others (`cell_view`). A Node that is adopted later, say from a backup, may stand for a cell
+that the link has left out: it stays adopted until the pool's next list.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -148,8 +150,15 @@ class NodePlan:
             self.nodes[name] = node
         return node
 
-    def update(self, pool: str, cells: Mapping[str, cell_pb2.Cell], now: float) -> Changes:
-        """The pool, reachable, has exactly these cells."""
+    def update(
+        self,
+        pool: str,
+        cells: Mapping[str, cell_pb2.Cell],
+        now: float,
+        may_have: Callable[[str], bool] = lambda cell: False,
+    ) -> Changes:
+        """The pool, reachable, has exactly these cells, and may have others: none of those that
+        had Nodes all along (`PoolLink.may_have`)."""
         changes = Changes(set(), [], [])
         claimed: set[str] = set()
         room = self._most[pool] - len(self.of_pool(pool))
@@ -174,6 +183,8 @@ class NodePlan:
             room -= self._claim(name, id, cell, changes, room)
         for node in self.nodes.values():
             if node.id.pool == pool and node.name not in claimed and node.gone_since is None:
+                if node.cell is None and may_have(node.id.cell):
+                    continue
                 node.gone_since = now
                 changes.nodes.add(node.name)
         return changes
@@ -207,6 +218,10 @@ class NodePlan:
 
     def of_pool(self, pool: str) -> list[PlannedNode]:
         return [node for node in self.nodes.values() if node.id.pool == pool]
+
+    def cells_with_nodes(self, pool: str) -> frozenset[str]:
+        """The cells whose Nodes there are, adopted and gone ones included."""
+        return frozenset(node.id.cell for node in self.of_pool(pool))
 
     def removal_due_in(self, node: PlannedNode, now: float) -> float | None:
         """Seconds until the Node may be deleted, 0 when it may be now; None unless gone."""

@@ -141,7 +141,7 @@ class NodeController:
         # loop.time() of the next heartbeat PATCH
         self._refresh_at: dict[str, float] = {}
         self._refused_cells: dict[tuple[str, str], str] = {}
-        # How many cells each pool announces for which it may have no Node.
+        # How many cells each pool announces for which it may have no Node, forgotten ones included.
         self._beyond = dict.fromkeys(self._links, 0)
         self._listeners: list[Callable[[str], None]] = []
         self._queue: WorkQueue[str] = WorkQueue()
@@ -194,7 +194,8 @@ class NodeController:
         return self._plan.braked(self._links, self._loop.time())
 
     def cells_beyond(self) -> dict[str, float]:
-        """How many cells are announced beyond `pools[].maxCells`, by pool."""
+        """How many cells are announced beyond `pools[].maxCells`, by pool. Those that the link
+        does not remember are counted by the pool's last list."""
         return {pool: float(count) for pool, count in self._beyond.items()}
 
     def on_node_changed(self, callback: Callable[[str], None]) -> None:
@@ -218,6 +219,8 @@ class NodeController:
                 group.create_task(self._reflector.run(), name="node-watch")
                 # Adoption comes before registering, or a restart would look like new Nodes.
                 await self._reflector.wait_synced()
+                for pool, link in self._links.items():
+                    link.keep_cells_of_nodes(partial(self._plan.cells_with_nodes, pool))
                 group.create_task(self._pool_loop(), name="node-pools")
                 for number in range(WORKERS):
                     group.create_task(self._work(), name=f"node-worker-{number}")
@@ -273,7 +276,7 @@ class NodeController:
             self._queue.add(node.name)
 
     def _take_cells(self, pool: str, link: PoolLink, now: float) -> None:
-        changes = self._plan.update(pool, link.cells, now)
+        changes = self._plan.update(pool, link.cells, now, link.may_have)
         starting = any(h.state is PoolState.STARTING for h in self._health.values())
         for conflict in changes.conflicts:
             # At a first start somebody reads it. Later, or for a Node from before, one pool's
@@ -287,7 +290,7 @@ class NodeController:
             self._refuse_claim(pool, cell, f"pool {pool} announces cell {cell} and may not have it")
         for cell, problem in changes.refused:
             self._refuse_cell(pool, cell, problem)
-        self._tell_beyond(pool, changes.beyond)
+        self._tell_beyond(pool, changes.beyond, link.cells_left_out)
         refused = {c for c, _ in changes.refused} | {c.claimant.cell for c in changes.conflicts}
         for key in [k for k in self._refused_cells if k[0] == pool and k[1] not in refused]:
             del self._refused_cells[key]
@@ -304,17 +307,19 @@ class NodeController:
             self._refused_cells[(pool, cell)] = problem
             log.error("cell_refused", pool=pool, cell=cell, problem=problem)
 
-    def _tell_beyond(self, pool: str, cells: Sequence[str]) -> None:
-        """One line for all of them: a pool could write the log full with their names."""
-        if cells and not self._beyond[pool]:
+    def _tell_beyond(self, pool: str, cells: Sequence[str], left_out: int) -> None:
+        """One line for all of them: a pool could write the log full with their names. Those
+        that the link has left out have none."""
+        beyond = len(cells) + left_out
+        if beyond and not self._beyond[pool]:
             log.error(
                 "pool_has_too_many_cells",
                 pool=pool,
-                beyond=len(cells),
+                beyond=beyond,
                 cells=list(cells[:BEYOND_NAMED]),
                 hint="they are not shown as Nodes; raise pools[].maxCells if they should be",
             )
-        self._beyond[pool] = len(cells)
+        self._beyond[pool] = beyond
 
     def _refuse_claim(self, pool: str, cell: str, problem: str, node: str = "") -> None:
         if self._claims is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Protocol
 
 from vknode.pool.v1 import cell_pb2
@@ -17,7 +18,20 @@ class PoolLink(Protocol):
 
     @property
     def cells(self) -> Mapping[str, cell_pb2.Cell]:
-        """The cells last announced, by name. They stay while the pool cannot be reached."""
+        """The cells last announced, by name: all that have Nodes, and so many others. They stay
+        while the pool cannot be reached."""
+
+    @property
+    def cells_left_out(self) -> int:
+        """How many more the pool has announced, that are not kept. Right after each of its
+        lists, an estimate between them."""
+
+    def may_have(self, cell: str) -> bool:
+        """It is not in `cells`, but may be among those left out."""
+
+    def keep_cells_of_nodes(self, cells: Callable[[], AbstractSet[str]]) -> None:
+        """`cells` tells which ones have Nodes: they are never left out. Once the Nodes that
+        exist are known; until then nothing is left out."""
 
     @property
     def reachable(self) -> bool:

@@ -206,7 +206,8 @@ class PodSync:
         record = self._records.get(sandbox.uid)
         if record is None:
             if sandbox.owner == self._owner:
-                if link.reachable and sandbox.cell not in link.cells:
+                there = sandbox.cell in link.cells or link.may_have(sandbox.cell)
+                if link.reachable and not there:
                     self._claims.foreign_cell(link.name, sandbox)
                 if sandbox.uid not in self._store:
                     self._suspicion()
