@@ -40,7 +40,7 @@ from urllib.parse import quote
 import structlog
 
 from vknode.agent import names
-from vknode.agent.authority import Wrong
+from vknode.agent.cell_refusals import CellRefusals
 from vknode.agent.claims import Claims
 from vknode.agent.config import AgentConfig
 from vknode.agent.events import NORMAL, WARNING, EventRecorder, node_ref
@@ -87,8 +87,6 @@ WORKERS = 8
 REFRESH_SECONDS = 300.0
 REFUSED_AGAIN_SECONDS = 60.0
 BRAKED_AGAIN_SECONDS = 60.0
-# Cells beyond pools[].maxCells whose names the log has.
-BEYOND_NAMED = 5
 PORT_AGAIN_SECONDS = 60.0
 
 
@@ -121,7 +119,6 @@ class NodeController:
         self._own_port: dict[str, int | None] = {}
         self._port_told: set[str] = set()
         self._events = events
-        self._claims = claims
         self._loop = asyncio.get_running_loop()
         now = self._loop.time()
         self._plan = NodePlan(
@@ -140,9 +137,7 @@ class NodeController:
         self._backoffs: dict[str, Backoff] = {}
         # loop.time() of the next heartbeat PATCH
         self._refresh_at: dict[str, float] = {}
-        self._refused_cells: dict[tuple[str, str], str] = {}
-        # How many cells each pool announces for which it may have no Node, forgotten ones included.
-        self._beyond = dict.fromkeys(self._links, 0)
+        self._refusals = CellRefusals(self._links, claims)
         self._listeners: list[Callable[[str], None]] = []
         self._queue: WorkQueue[str] = WorkQueue()
         self._look = asyncio.Event()
@@ -196,7 +191,7 @@ class NodeController:
     def cells_beyond(self) -> dict[str, float]:
         """How many cells are announced beyond `pools[].maxCells`, by pool. Those that the link
         does not remember are counted by the pool's last list."""
-        return {pool: float(count) for pool, count in self._beyond.items()}
+        return {pool: float(count) for pool, count in self._refusals.beyond.items()}
 
     def on_node_changed(self, callback: Callable[[str], None]) -> None:
         """Calls back with a Node's name when it is registered, changed or gone."""
@@ -284,16 +279,17 @@ class NodeController:
             first = starting or not self._registered.is_set()
             if first and not self._plan.nodes[conflict.node].adopted:
                 raise conflict
-            self._refuse_cell(pool, conflict.claimant.cell, str(conflict))
-            self._refuse_claim(pool, conflict.claimant.cell, str(conflict), conflict.node)
+            self._refusals.refuse(pool, conflict.claimant.cell, str(conflict))
+            self._refusals.claim(pool, conflict.claimant.cell, str(conflict), conflict.node)
         for cell in changes.foreign:
-            self._refuse_claim(pool, cell, f"pool {pool} announces cell {cell} and may not have it")
+            self._refusals.claim(
+                pool, cell, f"pool {pool} announces cell {cell} and may not have it"
+            )
         for cell, problem in changes.refused:
-            self._refuse_cell(pool, cell, problem)
-        self._tell_beyond(pool, changes.beyond, link.cells_left_out)
+            self._refusals.refuse(pool, cell, problem)
+        self._refusals.tell_beyond(pool, changes.beyond, link.cells_left_out)
         refused = {c for c, _ in changes.refused} | {c.claimant.cell for c in changes.conflicts}
-        for key in [k for k in self._refused_cells if k[0] == pool and k[1] not in refused]:
-            del self._refused_cells[key]
+        self._refusals.keep(pool, refused)
         for name in changes.nodes:
             node = self._plan.nodes[name]
             if node.cell is not None and (left_out := refused_labels(node.cell)):
@@ -301,29 +297,6 @@ class NodeController:
             if node.gone_since is not None:
                 log.warning("cell_gone", pool=pool, cell=node.id.cell, node=name)
             self._queue.add(name)
-
-    def _refuse_cell(self, pool: str, cell: str, problem: str) -> None:
-        if self._refused_cells.get((pool, cell)) != problem:
-            self._refused_cells[(pool, cell)] = problem
-            log.error("cell_refused", pool=pool, cell=cell, problem=problem)
-
-    def _tell_beyond(self, pool: str, cells: Sequence[str], left_out: int) -> None:
-        """One line for all of them: a pool could write the log full with their names. Those
-        that the link has left out have none."""
-        beyond = len(cells) + left_out
-        if beyond and not self._beyond[pool]:
-            log.error(
-                "pool_has_too_many_cells",
-                pool=pool,
-                beyond=beyond,
-                cells=list(cells[:BEYOND_NAMED]),
-                hint="they are not shown as Nodes; raise pools[].maxCells if they should be",
-            )
-        self._beyond[pool] = beyond
-
-    def _refuse_claim(self, pool: str, cell: str, problem: str, node: str = "") -> None:
-        if self._claims is not None:
-            self._claims.refuse(pool, Wrong.CELL_TAKEN, cell, problem, node)
 
     def _check_registered(self) -> None:
         if self._registered.is_set():
