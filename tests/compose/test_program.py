@@ -23,7 +23,7 @@ from tests.support.until import until
 def write(folder: Path, kubeconfig: Path, **changes: Any) -> Path:
     config = {
         "kubeconfig": str(kubeconfig),
-        "name": f"agent-{folder.name.lower().replace('_', '-')}",
+        "name": f"agent-{folder.name.lower().replace('_', 'x')}",
         "pools": [{"name": "az1", "endpoint": f"unix:{folder}/pool.sock"}],
         "pool": {"unreachableAfterSeconds": 1},
     }

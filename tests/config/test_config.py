@@ -216,16 +216,21 @@ def test_what_is_wrong_with_the_kubelet_apis_rules_is_said(
     ("given", "words"),
     [
         ("logs", "'logs' is not an absolute path; name a folder of logs"),
-        ("{}/absent", "/absent does not exist; make it, or name a folder"),
         ("{}/file", "/file is not a folder; name a folder of logs"),
         ("{}/file/below", "/file/below cannot be looked at"),
         ("{}/loop", "/loop cannot be looked at"),
+        ("/proc", "/proc is in /proc, where the kernel tells of this host; name a folder"),
+        ("/proc/self", "/proc/self is in /proc, where the kernel"),
+        ("/sys/kernel", "/sys/kernel is in /sys, where the kernel"),
+        ("/dev", "/dev is in /dev, where the kernel"),
+        ("{}/devices", "/devices is in /dev, where the kernel"),
         (5, "is a number, not a path"),
     ],
 )
 def test_a_folder_of_logs_that_cannot_be_shown(tmp_path: Path, given: Any, words: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "devices").symlink_to("/dev")
     path = given.format(tmp_path) if isinstance(given, str) else given
     (problem,) = problems(tmp_path, kubelet={"systemLogs": path})
     assert "kubelet.systemLogs: " in problem
@@ -257,6 +262,41 @@ def test_no_key_is_shown_among_the_logs(tmp_path: Path, keys: dict[str, Any], fi
     (problem,) = problems(tmp_path, **{**keys, "kubelet": kubelet})
     assert f"kubelet.systemLogs: {tmp_path / 'shown'} would show " in problem
     assert f"({field}) to whoever may read logs; name a folder" in problem
+
+
+@pytest.mark.parametrize("named", ["shown/secret", "link", "{}/shown/secret"])
+@pytest.mark.parametrize("key", ["client-key", "tokenFile"])
+def test_what_the_kubeconfig_names_is_not_shown_among_the_logs(
+    tmp_path: Path, key: str, named: str
+) -> None:
+    (tmp_path / "shown").mkdir()
+    for file in ("shown/secret", "crt"):
+        (tmp_path / file).write_text("x")
+    (tmp_path / "link").symlink_to("shown/secret")
+    user = {key: named.format(tmp_path)}
+    if key == "client-key":
+        user["client-certificate"] = "crt"
+    cluster = {"server": "https://127.0.0.1:1"}
+    kubeconfig = {
+        "current-context": "c",
+        "clusters": [{"name": "k", "cluster": cluster}],
+        "users": [{"name": "u", "user": user}],
+        "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
+    }
+    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(kubeconfig))
+    keys = {"kubeconfig": "kubeconfig", "kubelet": {"systemLogs": str(tmp_path / "shown")}}
+    (problem,) = problems(tmp_path, **keys)
+    assert f"kubelet.systemLogs: {tmp_path / 'shown'} would show " in problem
+    assert f"(users[u].user.{key} of {tmp_path / 'kubeconfig'}) to whoever may read" in problem
+    (tmp_path / "elsewhere").mkdir()
+    keys["kubelet"] = {"systemLogs": str(tmp_path / "elsewhere")}
+    assert load_config(write(tmp_path, **keys)).kubelet.system_logs == tmp_path / "elsewhere"
+
+
+def test_a_folder_of_logs_may_come_later(tmp_path: Path) -> None:
+    absent = tmp_path / "absent"
+    config = load_config(write(tmp_path, kubelet={"systemLogs": str(absent)}))
+    assert config.kubelet.system_logs == absent
 
 
 def test_the_whole_host_is_not_a_folder_of_logs(tmp_path: Path) -> None:

@@ -51,6 +51,15 @@ def test_a_part_of_a_file(wanted: str, expected: Answer) -> None:
     assert answer({"Range": wanted} if wanted else {}, NOON, 10) == expected
 
 
+@pytest.mark.parametrize("modified", [0, -5, 1 << 40])
+def test_a_time_that_is_not_told_is_not_compared(modified: int) -> None:
+    assert dated(modified) == {}
+    for name in ("If-Modified-Since", "If-Unmodified-Since"):
+        for when in (http_date(0), AT):
+            assert unconditional({name: when}, modified) is None
+    assert not is_unchanged({"If-Modified-Since": AT}, modified)
+
+
 def test_a_part_of_nothing_is_nothing() -> None:
     assert answer({"Range": "bytes=0-99"}, NOON, 0) == Answer(200, 0, 0)
 

@@ -2,15 +2,21 @@
 
 import asyncio
 import ctypes
+import errno
 import os
+import socket
+import ssl
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp import web
+from structlog.testing import capture_logs
 from yarl import URL
 
 from tests.kubeletapi.conftest import client_context, make_settings
@@ -18,7 +24,7 @@ from tests.kubeletapi.local_backend import LocalBackend
 from tests.kubeletapi.local_nodes import LocalNodes
 from tests.kubeletapi.reviewers import API_SERVER, Rules
 from vknode.devcluster.pki import Authority
-from vknode.kubeletapi import Access, KubeletApi, system_logs
+from vknode.kubeletapi import Access, KubeletApi, file_answers, system_logs
 from vknode.kubeletapi.file_answers import http_date
 from vknode.kubeletapi.file_threads import FileThreads
 from vknode.kubeletapi.log_folder import Folder, LogFolder, OpenedFile
@@ -35,6 +41,7 @@ class Shown:
     rules: Rules
     url: str
     http: aiohttp.ClientSession
+    tls: ssl.SSLContext
 
     def ask(
         self, path: str, method: str = "GET", **headers: str
@@ -63,7 +70,7 @@ async def shown(tmp_path: Path, authority: Authority) -> AsyncIterator[Shown]:
     port = await api.start()
     context = client_context(authority, authority.issue("client", API_SERVER))
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as http:
-        yield Shown(api, folder, rules, f"https://127.0.0.1:{port}", http)
+        yield Shown(api, folder, rules, f"https://127.0.0.1:{port}", http, context)
     await api.stop()
 
 
@@ -168,14 +175,27 @@ async def test_files_of_no_time_and_of_a_strange_one(shown: Shown) -> None:
         (shown.folder / name).write_text(name)
         os.utime(shown.folder / name, (seconds, seconds))
         assert await shown.get("/logs/" + name) == (200, name)
+        today = http_date(NOON)
+        assert await shown.get("/logs/" + name, If_Modified_Since=today) == (200, name)
 
 
 async def test_a_folder_that_becomes_a_file_shows_nothing(shown: Shown) -> None:
     shown.folder.rename(shown.folder.with_name("aside"))
     assert await shown.get("/logs/") == NOT_FOUND
+    shown.folder.mkdir()
+    assert (await shown.get("/logs/"))[0] == 200, "as soon as it is there"
+    shown.folder.rmdir()
     shown.folder.write_text("SECRET")
     for path in ("/logs/", "/logs/.", "/logs/x"):
         assert await shown.get(path) == NOT_FOUND
+
+
+def test_a_folder_that_is_missing_is_told_at_start(tmp_path: Path, authority: Authority) -> None:
+    for folder, told in ((tmp_path / "absent", ["system_logs_missing"]), (tmp_path, [])):
+        settings = make_settings(authority, system_logs=folder)
+        with capture_logs() as log:
+            KubeletApi(LocalBackend(tmp_path), LocalNodes(), settings, Rules())
+        assert [line["event"] for line in log if line["log_level"] == "warning"] == told
 
 
 async def test_what_was_begun_is_decoded_once(shown: Shown) -> None:
@@ -319,6 +339,136 @@ async def test_the_end_of_the_server_ends_what_is_sent(shown: Shown) -> None:
         with pytest.raises(aiohttp.ClientPayloadError):
             while await response.content.readany():
                 pass
+
+
+def has_places(shown: Shown) -> bool:
+    logs = shown.api._system_logs
+    assert logs is not None
+    return logs._streams.running == 0
+
+
+def is_connected(shown: Shown) -> bool:
+    assert shown.api._runner is not None and shown.api._runner.server is not None
+    return bool(shown.api._runner.server.connections)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not holds():
+            await asyncio.sleep(0.02)
+
+
+async def reader_of(shown: Shown, path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A client that takes nothing but what it is told to read."""
+    port = URL(shown.url).port
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", port, ssl=shown.tls, server_hostname="127.0.0.1", limit=1024
+    )
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+    return reader, writer
+
+
+@pytest.mark.parametrize("path", ["/logs/huge", "/logs/many/"])
+async def test_who_takes_nothing_loses_the_place(
+    shown: Shown, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    await huge(shown)
+    # A page of more than the sockets of both sides hold.
+    monkeypatch.setattr(file_answers, "listing", lambda _: " " * (64 << 20))
+    (shown.folder / "many").mkdir()
+    monkeypatch.setattr(shown.api._system_logs, "_write_patience", 0.3)
+    with capture_logs() as log:
+        readers = [await reader_of(shown, path) for _ in range(system_logs.MOST_ANSWERS)]
+        await until(lambda: has_places(shown))
+        assert (await shown.get("/logs/syslog"))[0] == 200
+        await shown.http.close()
+        await until(lambda: not is_connected(shown))
+    reasons = {line["reason"] for line in log if line["event"] == "system_log_cut"}
+    assert reasons == {"the client has taken nothing for 0.3 s"}
+    for _, writer in readers:
+        writer.transport.abort()
+
+
+async def test_who_takes_little_keeps_the_place(
+    shown: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await huge(shown)
+    monkeypatch.setattr(shown.api._system_logs, "_write_patience", 1.0)
+
+    def take() -> None:
+        """No loop, which would take much at once."""
+        with socket.socket() as raw:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 << 10)
+            raw.connect(("127.0.0.1", URL(shown.url).port))
+            with shown.tls.wrap_socket(raw, server_hostname="127.0.0.1") as tls:
+                tls.sendall(b"GET /logs/huge HTTP/1.1\r\nHost: x\r\n\r\n")
+                for _ in range(50):
+                    assert tls.recv(8 << 10)
+                    time.sleep(0.1)
+                assert not has_places(shown)
+
+    await asyncio.to_thread(take)
+    await until(lambda: has_places(shown))
+
+
+async def test_a_client_that_leaves_is_no_warning(shown: Shown) -> None:
+    await huge(shown)
+    with capture_logs() as log:
+        for _ in range(5):
+            reader, writer = await reader_of(shown, "/logs/huge")
+            await reader.readexactly(1 << 20)
+            await asyncio.sleep(0.2)  # until the server waits for it
+            writer.transport.abort()
+        await until(lambda: has_places(shown))
+        await shown.http.close()
+        await until(lambda: not is_connected(shown))
+    assert [line for line in log if line["log_level"] != "debug"] == []
+
+
+async def test_a_client_that_has_left_before_the_next_piece_is_no_warning(
+    shown: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the writing is told before the handler is."""
+
+    async def write(*_: object) -> None:
+        raise ConnectionError("Connection lost")
+
+    monkeypatch.setattr(web.StreamResponse, "write", write)
+    with capture_logs() as log, pytest.raises(aiohttp.ClientError):
+        await shown.get("/logs/syslog")
+    assert [line for line in log if line["log_level"] != "debug"] == []
+
+
+class AbortedDisk(LogFolder):
+    """Like FUSE without its program, whose error is that of a connection."""
+
+    def find(self, names: Sequence[bytes], *, listed: bool) -> OpenedFile | Folder:
+        raise ConnectionAbortedError(errno.ECONNABORTED, "Software caused connection abort")
+
+
+async def test_a_disk_that_aborts_is_no_client_that_leaves(
+    shown: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shown.api._system_logs, "_folder", AbortedDisk(shown.folder))
+    with capture_logs() as log:
+        assert (await shown.get("/logs/syslog"))[0] == 500
+    assert [line["event"] for line in log] == ["system_logs_unreadable"]
+
+
+async def test_the_page_of_a_folder_is_made_beside_the_loop(
+    shown: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    makers: list[int] = []
+    listing = file_answers.listing
+
+    def made(entries: Iterable[tuple[bytes, bool]]) -> str:
+        makers.append(threading.get_ident())
+        return listing(entries)
+
+    monkeypatch.setattr(file_answers, "listing", made)
+    assert (await shown.get("/logs/pods/"))[0] == 200
+    assert len(makers) == 1 and threading.get_ident() not in makers
 
 
 class HangingDisk(LogFolder):

@@ -7,12 +7,12 @@ Relative paths count from the file's folder.
 from __future__ import annotations
 
 import ipaddress
-import os
 import string
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vknode.agent import names
+from vknode.agent.config_logs import check_system_logs
 from vknode.agent.config_privileges import read_patterns, read_privileges
 from vknode.agent.config_reader import ConfigError, Reader, duplicates, load_yaml
 from vknode.agent.patterns import EVERY
@@ -392,7 +392,6 @@ def _kubelet(reader: Reader) -> KubeletConfig:
 
 
 def _keep_secrets_out_of_logs(root: Reader, config: AgentConfig) -> None:
-    """Who may read logs must not become the agent by it, or a pool."""
     folder = config.kubelet.system_logs
     if folder is None:
         return
@@ -403,18 +402,7 @@ def _keep_secrets_out_of_logs(root: Reader, config: AgentConfig) -> None:
     }
     for index, pool in enumerate(config.pools):
         secrets[f"pools[{index}].tls.key"] = pool.tls.key if pool.tls is not None else None
-    for field_, secret in secrets.items():
-        if secret is not None and _real(secret).is_relative_to(_real(folder)):
-            root.problem(
-                "kubelet.systemLogs",
-                f"{folder} would show {secret} ({field_}) to whoever may read logs",
-                "name a folder that holds logs only",
-            )
-
-
-def _real(path: Path) -> Path:
-    """Without links; unlike `Path.resolve` no loop of them stops it."""
-    return Path(os.path.realpath(path))
+    check_system_logs(root, folder, secrets)
 
 
 def _authentication(reader: Reader) -> KubeletAuthentication:

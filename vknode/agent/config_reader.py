@@ -246,8 +246,8 @@ class Reader:
         return path
 
     def shown_folder(self, key: str, what: str) -> Path | None:
-        """A folder that is there and can be listed. Absolute: what is shown of a host should be
-        seen in the file itself."""
+        """A folder that can be listed, or is not there yet. Absolute: what is shown of a host
+        should be seen in the file itself."""
         value = self._typed(key, str, "a path")
         if not value:
             return None
@@ -258,7 +258,7 @@ class Reader:
         try:
             is_folder = stat.S_ISDIR(path.stat().st_mode)
         except FileNotFoundError:
-            self.problem(key, f"{path} does not exist", f"make it, or name {what}")
+            return path
         except (OSError, ValueError):
             self.problem(key, f"{path} cannot be looked at", f"name {what}")
         else:

@@ -19,7 +19,8 @@ from vknode.kube.errors import ConnectionConfigError
 
 @dataclass(frozen=True)
 class KubeconfigFacts:
-    """What the connection needs to know beyond what the loader sets. Paths are absolute."""
+    """What the connection needs to know beyond what the loader sets. Paths are absolute.
+    `secrets`: the files that hold the agent's credentials, by the field that names them."""
 
     file: Path
     context: str
@@ -27,6 +28,7 @@ class KubeconfigFacts:
     server: str
     token_file: Path | None
     uses_exec: bool
+    secrets: Mapping[str, Path]
 
 
 def inspect_kubeconfig(file: Path, context: str | None) -> KubeconfigFacts:
@@ -71,17 +73,24 @@ def inspect_kubeconfig(file: Path, context: str | None) -> KubeconfigFacts:
                 "give the agent credentials of its own: a certificate, a token or an exec plugin",
             )
     _readable(file, cluster, f"clusters[{cluster_name}].cluster", "certificate-authority")
-    for key in ("client-certificate", "client-key"):
-        _readable(file, user, f"users[{user_name}].user", key)
+    of_user = f"users[{user_name}].user"
+    files = {
+        key: _readable(file, user, of_user, key)
+        for key in ("client-certificate", "client-key", "tokenFile")
+    }
     _pair(file, user, user_name)
-    token_file = _readable(file, user, f"users[{user_name}].user", "tokenFile")
     return KubeconfigFacts(
         file=file,
         context=str(name),
         user=user_name,
         server=server,
-        token_file=token_file,
+        token_file=files["tokenFile"],
         uses_exec="exec" in user,
+        secrets={
+            f"{of_user}.{key}": path
+            for key in ("client-key", "tokenFile")
+            if (path := files[key]) is not None
+        },
     )
 
 

@@ -70,15 +70,20 @@ def unconditional(headers: Mapping[str, str], modified: int) -> int | None:
     if "If-Match" in headers:
         if headers["If-Match"].strip() != "*":
             return 412
-    elif (limit := _date(headers.get("If-Unmodified-Since", ""))) is not None and modified > limit:
-        return 412
+    elif dated(modified):
+        limit = _date(headers.get("If-Unmodified-Since", ""))
+        if limit is not None and modified > limit:
+            return 412
     if "If-None-Match" in headers:
         return 304 if headers["If-None-Match"].strip() == "*" else None
     return 304 if is_unchanged(headers, modified) else None
 
 
 def is_unchanged(headers: Mapping[str, str], modified: int) -> bool:
-    """By If-Modified-Since alone: for a listing no other condition counts."""
+    """By If-Modified-Since alone: for a listing no other condition counts. A time that is not
+    told cannot be what a client has seen (Go's isZeroTime)."""
+    if not dated(modified):
+        return False
     since = _date(headers.get("If-Modified-Since", ""))
     return since is not None and modified <= since
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import html
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -23,6 +24,7 @@ from aiohttp import web
 from vknode.kubeletapi import file_answers
 from vknode.kubeletapi.file_threads import FileThreads
 from vknode.kubeletapi.log_folder import Folder, LogFolder, NotShown, OpenedFile, TooManyEntries
+from vknode.kubeletapi.patient_writes import ClientGone, NothingTaken, PatientWriter
 from vknode.kubeletapi.responses import plain_error
 from vknode.kubeletapi.streams import STOPPING, ServerStopping, StreamLimitError, Streams
 
@@ -36,6 +38,8 @@ MOST_THREADS = 8
 PIECE = 256 * 1024
 #: Seconds for one look at the disk, its waiting for a thread included.
 PATIENCE = 30.0
+#: Seconds in which a client must take something of what it has asked for: it keeps a place.
+WRITE_PATIENCE = 60.0
 _PREFIX = b"/logs/"
 _NO_SUCH_NAME = (errno.ELOOP, errno.ENAMETOOLONG)
 
@@ -46,25 +50,42 @@ class _Look(Protocol):
     async def __call__(self, work: Callable[[], T]) -> T: ...
 
 
-class SystemLogs:
-    """`folder` is absolute. `stop` ends what is under way."""
+class _Piece(Protocol):
+    """So many bytes from there on, or fewer; none: there are no more."""
 
-    def __init__(self, folder: Path, *, patience: float = PATIENCE) -> None:
+    async def __call__(self, at: int, count: int) -> bytes: ...
+
+
+class SystemLogs:
+    """`folder` is absolute, and may be made later; `patience` and `write_patience` are as their
+    defaults. `stop` ends what is under way."""
+
+    def __init__(
+        self, folder: Path, *, patience: float = PATIENCE, write_patience: float = WRITE_PATIENCE
+    ) -> None:
         self._folder = LogFolder(folder)
         self._streams = Streams(MOST_ANSWERS)
         self._threads = FileThreads(MOST_THREADS)
         self._patience = patience
+        self._write_patience = write_patience
+        if not os.access(folder, os.R_OK | os.X_OK):
+            _log.warning(
+                "system_logs_missing",
+                folder=str(folder),
+                hint="kubelet.systemLogs: there is no such folder yet; until it is there, and can "
+                "be read, /logs/ shows nothing",
+            )
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         # A dot of a pattern is no newline, which names of files may have.
         router.add_get("/logs", _beginning, allow_head=False)
-        router.add_get("/logs/{path:(?s:.*)}", self._handle, allow_head=False)
+        router.add_get("/logs/{rest:(?s:.*)}", self._handle, allow_head=False)
 
     def stop(self) -> None:
         self._streams.stop()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        sending = _Sending(request, self._look)
+        sending = _Sending(request, self._look, self._write_patience)
         try:
             with self._streams.slot():
                 return await self._streams.run(self._answer(request, sending))
@@ -82,14 +103,16 @@ class SystemLogs:
         names = [name for name in parts if name not in (b"", b".")]
         slash = parts[-1] in (b"", b".")  # what relative links count from
         try:
-            found = await self._look(lambda: self._folder.find(names, listed=slash))
+            found, page = await self._look(lambda: _find(self._folder, names, listed=slash))
             if isinstance(found, Folder):
-                return _folder_answer(request, found, names)
+                if page is None:
+                    return _redirect(request, file_answers.reference(names[-1]) + "/")
+                return await sending.send_page(page, found.modified)
             if not names:
                 return _not_found()  # the folder was replaced by a file
             if slash:
                 return _redirect(request, "../" + file_answers.reference(names[-1]))
-            return await sending.send(found)
+            return await sending.send_file(found)
         except (NotShown, FileNotFoundError, NotADirectoryError):
             return _not_found()
         except PermissionError:
@@ -111,16 +134,38 @@ class SystemLogs:
             return await self._threads.run(work)
 
 
-class _Sending:
-    """A file on its way to a client."""
+def _find(
+    folder: LogFolder, names: list[bytes], *, listed: bool
+) -> tuple[OpenedFile | Folder, bytes | None]:
+    """In a thread: also the page of a large folder takes its time."""
+    found = folder.find(names, listed=listed)
+    if isinstance(found, Folder) and found.entries is not None:
+        return found, file_answers.listing(found.entries).encode()
+    return found, None
 
-    def __init__(self, request: web.Request, look: _Look) -> None:
+
+class _Sending:
+    """An answer on its way to a client. Its methods raise OSError and TimeoutError only before
+    anything was sent."""
+
+    def __init__(self, request: web.Request, look: _Look, write_patience: float) -> None:
         self._request = request
         self._look = look
+        self._write_patience = write_patience
         self._response: web.StreamResponse | None = None
 
-    async def send(self, file: OpenedFile) -> web.StreamResponse:
-        """Raises OSError and TimeoutError only before anything was sent."""
+    async def send_page(self, page: bytes, modified: int) -> web.StreamResponse:
+        if file_answers.is_unchanged(self._request.headers, modified):
+            return web.Response(status=304)
+        headers = file_answers.dated(modified)
+        headers["Content-Type"] = "text/html; charset=utf-8"
+
+        async def piece(at: int, count: int) -> bytes:
+            return page[at : at + count]
+
+        return await self._send(200, headers, piece, 0, len(page))
+
+    async def send_file(self, file: OpenedFile) -> web.StreamResponse:
         headers = file_answers.dated(file.modified)
         found = file_answers.answer(self._request.headers, file.modified, file.size)
         if (part := file_answers.content_range(found, file.size)) is not None:
@@ -134,50 +179,52 @@ class _Sending:
         headers["Content-Type"] = file_answers.content_type(beginning)
         headers["X-Content-Type-Options"] = "nosniff"
         headers["Accept-Ranges"] = "bytes"
+
+        async def piece(at: int, count: int) -> bytes:
+            return await self._look(partial(file.read, at, count))
+
         # Sent as long as it is now; what is written to it meanwhile is not part of the answer.
-        headers["Content-Length"] = str(found.length)
-        response = web.StreamResponse(status=found.status, headers=headers)
-        await response.prepare(self._request)
-        self._response = response
+        return await self._send(found.status, headers, piece, found.start, found.length)
+
+    async def _send(
+        self, status: int, headers: Mapping[str, str], piece: _Piece, at: int, length: int
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(
+            status=status, headers={**headers, "Content-Length": str(length)}
+        )
+        client = PatientWriter(self._request, response, self._write_patience)
         try:
-            await self._copy(file, response, found.start, found.length)
-            await response.write_eof()
-        except ConnectionResetError:
-            pass  # the client has gone
+            await client.prepare()
+            self._response = response
+            left = length
+            while left:
+                data = await piece(at, min(left, PIECE))
+                if not data:
+                    self.cut("the file was made shorter")
+                    return response
+                await client.write(data)
+                at += len(data)
+                left -= len(data)
+            await client.write_eof()
+        except ClientGone:
+            self._abort()
+        except NothingTaken:
+            self.cut(f"the client has taken nothing for {self._write_patience:g} s")
         except (OSError, TimeoutError) as error:
             self.cut(type(error).__name__)
         return response
-
-    async def _copy(
-        self, file: OpenedFile, response: web.StreamResponse, at: int, left: int
-    ) -> None:
-        while left:
-            piece = await self._look(partial(file.read, at, min(left, PIECE)))
-            if not piece:
-                self.cut("the file was made shorter")
-                return
-            await response.write(piece)
-            at += len(piece)
-            left -= len(piece)
 
     def cut(self, reason: str) -> web.StreamResponse | None:
         """Breaks the connection: a clean end would say that this was the whole file. None if
         nothing was sent yet."""
         if self._response is not None:
             _log.warning("system_log_cut", reason=reason)
-            if self._request.transport is not None:
-                self._request.transport.abort()
+            self._abort()
         return self._response
 
-
-def _folder_answer(request: web.Request, found: Folder, names: list[bytes]) -> web.Response:
-    if found.entries is None:
-        return _redirect(request, file_answers.reference(names[-1]) + "/")
-    if file_answers.is_unchanged(request.headers, found.modified):
-        return web.Response(status=304)
-    headers = file_answers.dated(found.modified)
-    page = file_answers.listing(found.entries)
-    return web.Response(text=page, content_type="text/html", charset="utf-8", headers=headers)
+    def _abort(self) -> None:
+        if self._request.transport is not None:
+            self._request.transport.abort()
 
 
 async def _beginning(request: web.Request) -> web.Response:

@@ -118,11 +118,13 @@ def read_until_quiet(tls: ssl.SSLSocket, seconds: float = 0.03) -> bytes:
 
 @contextmanager
 def serving(
-    folder: Path, make_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    folder: Path,
+    make_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
+    **changes: object,
 ) -> Iterator[World]:
     authority = Authority(folder / "pki")
     settings = make_settings(
-        authority, ping_interval=0.2, max_streams=32, max_message_bytes=64 * 1024
+        authority, ping_interval=0.2, max_streams=32, max_message_bytes=64 * 1024, **changes
     )
     nodes = LocalNodes()
     nodes.usage["node-1"] = NODE
