@@ -18,6 +18,7 @@ from vknode.pool.runtimes.cri.layout import Layout
 from vknode.pool.runtimes.cri.preparing import Preparer
 from vknode.pool.runtimes.cri.volumes import Volumes
 from vknode.pool.runtimes.facts import Failure
+from vknode.pool.runtimes.filetokens import with_values
 from vknode.pool.v1 import spec_pb2
 
 FILE = b"""# comment
@@ -85,11 +86,19 @@ def test_any_file_is_read_or_refused(data: bytes, key: bytes) -> None:
 
 
 def variable(
-    container: spec_pb2.Container, name: str, key: str, path: str = "env", *, optional: bool = False
+    container: spec_pb2.Container,
+    name: str,
+    key: str,
+    path: str = "env",
+    *,
+    optional: bool = False,
+    token: str = "",
+    otherwise: str | None = None,
 ) -> None:
-    container.env.add(name=name).file.CopyFrom(
-        spec_pb2.EnvFile(volume="shared", path=path, key=key, optional=optional)
-    )
+    file = spec_pb2.EnvFile(volume="shared", path=path, key=key, optional=optional, token=token)
+    if otherwise is not None:
+        file.otherwise = otherwise
+    container.env.add(name=name, file=file)
 
 
 @pytest.mark.containerd
@@ -108,6 +117,67 @@ async def test_a_container_has_what_one_before_it_wrote(harness: Harness) -> Non
     ref = await harness.start_in(spec, sandbox, reader)
     await harness.exit_of(ref)
     assert await harness.log(ref) == "[1][2\n3][unset][unset]\n"
+
+
+@pytest.mark.containerd
+async def test_a_value_from_a_file_stands_wherever_its_token_is(harness: Harness) -> None:
+    spec = pod("printf \"A='1@B@'\\n\" > /shared/env; mkdir /shared/1@B@; echo in >/shared/1@B@/f")
+    reader = add(spec, 'echo "$C $1 $2 $(cat /sub/f)"', name="reader")
+    spec.volumes.add(name="shared").empty_dir.SetInParent()
+    spec.containers[0].mounts.add(volume="shared", path="/shared")
+    reader.mounts.add(volume="shared", path="/sub", sub_path="@A@/.")
+    variable(reader, "A", "A", token="@A@")
+    variable(reader, "B", "B", token="@B@", optional=True)
+    variable(reader, "D", "D", token="@D@", optional=True, otherwise="<@A@>")
+    reader.env.add(name="C", value="[@A@,@B@,@D@]")
+    reader.args.extend(["sh", "@A@", "x@D@"])
+    sandbox, writer = await harness.start(spec)
+    await harness.exit_of(writer)
+    ref = await harness.start_in(spec, sandbox, reader)
+    await harness.exit_of(ref)
+    # What a file holds is not searched again.
+    assert await harness.log(ref) == "[1@B@,$(B),<1@B@>] 1@B@ x<1@B@> in\n"
+
+
+_PATHS = [
+    (b"a/b", None, "a/b"),
+    (b"/a", None, "error SubPath `/a` must not be an absolute path"),
+    (b"a/../b", None, "unable to provision SubPath `a/../b`: must not contain '..'"),
+    (None, None, "missing value for F"),
+    (None, "", "missing value for F"),
+    (None, "x", "x"),
+]
+
+
+@pytest.mark.parametrize(("value", "otherwise", "said"), _PATHS)
+def test_a_sub_path_from_a_file_stays_in_its_volume(
+    value: bytes | None, otherwise: str | None, said: str
+) -> None:
+    container = spec_pb2.Container(mounts=[spec_pb2.Mount(sub_path="T")])
+    variable(container, "F", "K", token="T", otherwise=otherwise)
+    try:
+        found = with_values(container, {0: value}).mounts[0].sub_path
+    except Failure as failure:
+        assert failure.reason == "CreateContainerConfigError"
+        found = failure.message
+    assert found == said
+
+
+_TOKENS = ("@f:0@", "@f:1@", "@f:2@")
+_PIECES = st.lists(st.sampled_from([*_TOKENS, "", "@", "f:", "$(A)", "x"]), max_size=6)
+
+
+@given(st.lists(_PIECES, min_size=1, max_size=4), st.lists(st.binary(max_size=4), max_size=3))
+def test_tokens_alone_are_replaced(texts: list[list[str]], values: list[bytes]) -> None:
+    container = spec_pb2.Container(args=["".join(pieces) for pieces in texts])
+    for number, token in enumerate(_TOKENS):
+        variable(container, f"V{number}", "K", token=token)
+    before = container.SerializeToString()
+    found = with_values(container, dict(enumerate(values)))
+    assert container.SerializeToString() == before
+    says = {token: f"$(V{number})" for number, token in enumerate(_TOKENS)}
+    says |= {_TOKENS[n]: value.decode(errors="replace") for n, value in enumerate(values)}
+    assert list(found.args) == ["".join(says.get(one, one) for one in pieces) for pieces in texts]
 
 
 @pytest.mark.containerd

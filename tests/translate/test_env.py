@@ -336,6 +336,36 @@ def test_variables_from_files_are_left_to_the_pool() -> None:
     assert (file.volume, file.path, file.key, file.optional) == ("shared", "d/env", "K", True)
 
 
+def test_what_refers_to_a_variable_from_a_file_gets_its_token() -> None:
+    file = "{fileKeyRef: {volumeName: shared, path: env, key: K, optional: true}}"
+    spec = f"""
+    volumes: [{{name: shared, emptyDir: {{}}}}]
+    containers:
+    - name: web
+      image: i
+      command: [run, "$(A)", "$$(A)", "$(UNUSED"]
+      args: ["--b=$(B)"]
+      env:
+      - {{name: A, value: before}}
+      - {{name: A, valueFrom: {file}}}
+      - {{name: B, valueFrom: {file}}}
+      - {{name: UNUSED, valueFrom: {file}}}
+      - {{name: C, value: "<$(A)>"}}
+      volumeMounts: [{{name: shared, mountPath: /d, subPathExpr: logs/$(B)}}]
+    """
+    container = spec_of(pod(spec)).containers[0]
+    files = {entry.name: entry.file for entry in container.env if entry.HasField("file")}
+    a, b = files["A"], files["B"]
+    assert len({a.token, b.token, ""}) == 3
+    assert list(container.command) == ["run", a.token, "$(A)", "$(UNUSED"]
+    assert list(container.args) == [f"--b={b.token}"]
+    assert env_of(pod(spec))["C"] == f"<{a.token}>"
+    assert container.mounts[0].sub_path == f"logs/{b.token}"
+    assert a.otherwise == "before"
+    assert not b.HasField("otherwise")
+    assert not files["UNUSED"].token
+
+
 def test_a_file_in_a_volume_that_nobody_mounts_cannot_be_read() -> None:
     one = pod(
         """

@@ -75,14 +75,6 @@ def test_what_only_kubelets_on_windows_read_is_ignored() -> None:
     [
         ("volumeDevices: [{name: d, devicePath: /dev/x}]", "volumeDevices"),
         ("resources: {claims: [{name: gpu}]}", "resources.claims"),
-        (
-            "env: [{name: F, valueFrom: {fileKeyRef: {volumeName: v}}}, {name: A, value: $(F)}]",
-            "env[1].value",
-        ),
-        (
-            "env: [{name: F, valueFrom: {fileKeyRef: {volumeName: v}}}]\nargs: [a, x$(F)]",
-            "args[1]",
-        ),
         ("lifecycle: {preStop: {tcpSocket: {port: 80}}}", "lifecycle.preStop.tcpSocket"),
         ("readinessProbe: {httpGet: {port: web}}", "readinessProbe.httpGet.port"),
         ("livenessProbe: {grpc: {port: 1, mode: TLS}}", "livenessProbe.grpc.mode"),

@@ -37,7 +37,7 @@ def container_spec(
 ) -> spec_pb2.Container:
     """One container; what cannot be resolved is told in `config_error`."""
     environment = container_env(pod, source, resolved, node, services)
-    env, error = environment.values, environment.error
+    env, values, error = environment.known, environment.values, environment.error
     result = spec_pb2.Container(
         name=source["name"],
         image=source.get("image", ""),
@@ -46,8 +46,8 @@ def container_spec(
         args=[expand(word, env) for word in source.get("args") or ()],
         working_dir=source.get("workingDir") or "",
         env=[
-            *(spec_pb2.EnvVar(name=name, value=value) for name, value in env.items()),
-            *(spec_pb2.EnvVar(name=name, file=file) for name, file in environment.files.items()),
+            *(spec_pb2.EnvVar(name=name, value=value) for name, value in values.items()),
+            *environment.files,
         ],
         security=container_security(pod, source, seccomp_default=node.seccomp_default),
         tty=bool(source.get("tty")),
@@ -97,7 +97,22 @@ def container_spec(
             recursive_read_only=recursive_read_only(mount),
         )
     result.config_error = error
+    _drop_unused_tokens(result)
     return result
+
+
+def _drop_unused_tokens(container: spec_pb2.Container) -> None:
+    """A pool has to look for those only that occur."""
+    if not any(entry.HasField("file") for entry in container.env):
+        return
+    texts = [*container.command, *container.args]
+    texts += [mount.sub_path for mount in container.mounts]
+    texts += [text for entry in container.env for text in (entry.value, entry.file.otherwise)]
+    for entry in container.env:
+        file = entry.file
+        if file.token and not any(file.token in text for text in texts):
+            file.ClearField("token")
+            file.ClearField("otherwise")
 
 
 def add_resources(target: spec_pb2.Resources, source: Json | None, node: NodeFacts) -> None:

@@ -4,30 +4,43 @@ envFrom comes first, env overrides it in order, variables of Services fill what 
 A kubelet of this version checks no names: whatever the API server admitted is passed on.
 
 A variable from a file (fileKeyRef) is known to the pool alone, just before it creates the
-container. So `$(NAME)` cannot stand for one: `file_problems` finds such uses, and they are refused.
+container. What refers to it gets a token, which the pool replaces by the value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vknode.pool.v1 import spec_pb2
 from vknode.translate.downward import UnsupportedFieldError, env_field, resource_field
-from vknode.translate.expansion import expand, references
+from vknode.translate.expansion import expand
 from vknode.translate.facts import Json, NodeFacts, Resolved
 from vknode.translate.lookup import Kind, MissingReference, decode, find
-from vknode.translate.paths import all_containers, mounted_volumes
+from vknode.translate.paths import mounted_volumes
 
 
 @dataclass(slots=True)
 class Environment:
     """`values` in order; `files` come after them, and those that are left out at last (optional
-    ones) leave a value of the same name in force. `error`: why there is none of all that."""
+    ones) leave a value of the same name in force. `known` is what references find: values, and
+    the tokens of files. `error`: why there is none of all that."""
 
     values: dict[str, str] = field(default_factory=dict)
-    files: dict[str, spec_pb2.EnvFile] = field(default_factory=dict)
+    files: list[spec_pb2.EnvVar] = field(default_factory=list)
+    known: dict[str, str] = field(default_factory=dict)
     error: str = ""
+
+    def set(self, name: str, value: str) -> None:
+        self.values[name] = self.known[name] = value
+        self.files = [file for file in self.files if file.name != name]
+
+    def set_file(self, name: str, file: spec_pb2.EnvFile, services: Mapping[str, str]) -> None:
+        otherwise = self.known.get(name, services.get(name))
+        if otherwise is not None:
+            file.otherwise = otherwise
+        self.known[name] = file.token
+        self.files.append(spec_pb2.EnvVar(name=name, file=file))
 
 
 def container_env(
@@ -39,8 +52,8 @@ def container_env(
     except (MissingReference, UnsupportedFieldError) as error:
         return Environment(error=str(error))
     for name, value in services.items():
-        if name not in env.files:
-            env.values.setdefault(name, value)
+        env.values.setdefault(name, value)
+        env.known.setdefault(name, value)
     return env
 
 
@@ -48,23 +61,22 @@ def _declared(
     pod: Json, container: Json, resolved: Resolved, node: NodeFacts, services: Mapping[str, str]
 ) -> Environment:
     env = Environment()
-    values = env.values
     for source in container.get("envFrom") or ():
-        values.update(_env_from(source, resolved))
-    for variable in container.get("env") or ():
+        for key, text in _env_from(source, resolved).items():
+            env.set(key, text)
+    for index, variable in enumerate(container.get("env") or ()):
         name = variable["name"]
         value: str | None = variable.get("value", "")
         source = variable.get("valueFrom")
         if value:
-            value = expand(value, values, services)
+            value = expand(value, env.known, services)
         elif source and source.get("fileKeyRef") is not None:
-            env.files[name] = _file(pod, source["fileKeyRef"])
+            env.set_file(name, _file(pod, index, source["fileKeyRef"]), services)
             continue
         elif source:
             value = _value_from(pod, container, source, resolved, node)
         if value is not None:
-            values[name] = value
-            env.files.pop(name, None)
+            env.set(name, value)
     return env
 
 
@@ -74,39 +86,7 @@ def static_env(container: Json) -> dict[str, str]:
     return {one["name"]: one.get("value") or "" for one in container.get("env") or ()}
 
 
-def file_problems(pod: Json) -> Iterator[tuple[str, str]]:
-    """Uses of `$(NAME)` for a variable that only the pool will know; path and reason."""
-    for path, container in all_containers(pod):
-        files: set[str] = set()
-        for index, variable in enumerate(container.get("env") or ()):
-            if (variable.get("valueFrom") or {}).get("fileKeyRef") is not None:
-                files.add(variable["name"])
-                continue
-            if found := references(variable.get("value") or "") & files:
-                yield f"{path}.env[{index}].value", _known_too_late(found)
-            files.discard(variable["name"])
-        texts = [
-            (f"{path}.{kind}[{index}]", text)
-            for kind in ("command", "args")
-            for index, text in enumerate(container.get(kind) or ())
-        ]
-        texts += [
-            (f"{path}.volumeMounts[{index}].subPathExpr", mount.get("subPathExpr") or "")
-            for index, mount in enumerate(container.get("volumeMounts") or ())
-        ]
-        for where, text in texts:
-            if found := references(text) & files:
-                yield where, _known_too_late(found)
-
-
-def _known_too_late(names: set[str]) -> str:
-    return (
-        f"$({min(names)}) comes from a file (fileKeyRef), which is read when the container is "
-        "created; use the variable in the container instead"
-    )
-
-
-def _file(pod: Json, ref: Json) -> spec_pb2.EnvFile:
+def _file(pod: Json, index: int, ref: Json) -> spec_pb2.EnvFile:
     volume = ref.get("volumeName") or ""
     if volume not in {one["name"] for one in mounted_volumes(pod)}:
         # A kubelet has the volumes that some container mounts.
@@ -116,6 +96,8 @@ def _file(pod: Json, ref: Json) -> spec_pb2.EnvFile:
         path=ref.get("path") or "",
         key=ref.get("key") or "",
         optional=bool(ref.get("optional")),
+        # Nobody else knows the UID when they write the Pod.
+        token=f"@vknode-file:{pod['metadata']['uid']}:{index}@",
     )
 
 

@@ -38,8 +38,3 @@ def expand_with(text: str, lookup: Callable[[str], str]) -> str:
         return match[0]
 
     return _REFERENCE.sub(replace, text)
-
-
-def references(text: str) -> set[str]:
-    """The names that `text` refers to."""
-    return {match[2] for match in _REFERENCE.finditer(text) if match[2] is not None}

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vknode.translate.dns import fqdn_problem, lacks_host_dns
-from vknode.translate.env import file_problems
 from vknode.translate.facts import Json, NodeFacts
 from vknode.translate.handlers import port_problems
 from vknode.translate.paths import pool_path_to_pod_path
@@ -91,7 +90,6 @@ def check(pod: Json, node: NodeFacts | None = None) -> list[Refusal]:
     found: list[Refusal] = []
     _walk(pod["spec"], _ROOT, "spec", found)
     found.extend(Refusal(path, reason) for path, reason in port_problems(pod))
-    found.extend(Refusal(path, reason) for path, reason in file_problems(pod))
     if node is not None:
         problem = fqdn_problem(pod, node)
         if problem:

@@ -292,10 +292,7 @@ TABLE: tuple[Row, ...] = (
     _ok(f"{_C}.env[].valueFrom.secretKeyRef.name"),
     _ok(f"{_C}.env[].valueFrom.secretKeyRef.key"),
     _ok(f"{_C}.env[].valueFrom.secretKeyRef.optional"),
-    _pool(
-        f"{_C}.env[].valueFrom.fileKeyRef.volumeName",
-        "$(NAME) of such a variable is refused elsewhere in the container",
-    ),
+    _pool(f"{_C}.env[].valueFrom.fileKeyRef.volumeName"),
     _pool(f"{_C}.env[].valueFrom.fileKeyRef.path"),
     _pool(f"{_C}.env[].valueFrom.fileKeyRef.key"),
     _pool(f"{_C}.env[].valueFrom.fileKeyRef.optional"),

@@ -519,7 +519,7 @@ class EnvVar(_message.Message):
     name: _builtins.str
     """Any characters but "=" and NUL."""
     value: _builtins.str
-    """The whole value; nothing is expanded but the IP tokens."""
+    """The whole value; nothing is expanded but the tokens of IPs and files."""
     @_builtins.property
     def file(self) -> Global___EnvFile:
         """Instead of `value`: read it from a file in a volume, just before the container
@@ -553,6 +553,8 @@ class EnvFile(_message.Message):
     PATH_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
     OPTIONAL_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    OTHERWISE_FIELD_NUMBER: _builtins.int
     volume: _builtins.str
     """Volume.name of an EmptyDir."""
     path: _builtins.str
@@ -563,6 +565,17 @@ class EnvFile(_message.Message):
     """Without the file or the key the variable is left out; otherwise the container
     cannot be created (CreateContainerConfigError) until they are there.
     """
+    token: _builtins.str
+    """Where it is not empty, the container's environment, command, args and
+    Mount.sub_path hold this text in place of the value: the pool must replace every
+    occurrence of it, just before it creates the container.
+    """
+    otherwise: _builtins.str
+    """What replaces `token` where the variable is left out; it may hold the tokens of
+    files before this one. Absent: nothing does. Then `$(NAME)`, with the variable's
+    name, stands in environment, command and args, and a container with the token in
+    a sub path cannot be created (CreateContainerConfigError).
+    """
     def __init__(
         self,
         *,
@@ -570,12 +583,16 @@ class EnvFile(_message.Message):
         path: _builtins.str = ...,
         key: _builtins.str = ...,
         optional: _builtins.bool = ...,
+        token: _builtins.str = ...,
+        otherwise: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_otherwise", b"_otherwise", "otherwise", b"otherwise"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "optional", b"optional", "path", b"path", "volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_otherwise", b"_otherwise", "key", b"key", "optional", b"optional", "otherwise", b"otherwise", "path", b"path", "token", b"token", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__otherwise: _TypeAlias = _typing.Literal["otherwise"]  # noqa: Y015
+    _WhichOneofArgType__otherwise: _TypeAlias = _typing.Literal["_otherwise", b"_otherwise"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__otherwise) -> _WhichOneofReturnType__otherwise | None: ...
 
 Global___EnvFile: _TypeAlias = EnvFile  # noqa: Y015
 

@@ -24,6 +24,7 @@ from vknode.pool.runtimes.cri.patience import Patience
 from vknode.pool.runtimes.cri.volumes import Volumes
 from vknode.pool.runtimes.cri.wire import cri_pb2
 from vknode.pool.runtimes.facts import Failure
+from vknode.pool.runtimes.filetokens import with_values
 from vknode.pool.v1 import spec_pb2
 
 # Pulls for volumes at once; more wait. Those of containers' images are bounded elsewhere.
@@ -37,10 +38,11 @@ _Key = tuple[str, str, int]  # UID, container, attempt
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What an instance needs: its mounts, and the values of variables from files by their
-    index."""
+    """What an instance needs: its mounts, itself with the values of files in their tokens'
+    places, and the values of variables from files by their index."""
 
     mounts: list[cri_pb2.Mount]
+    container: spec_pb2.Container
     environment: Mapping[int, bytes | None]
 
 
@@ -114,12 +116,10 @@ class Preparer:
         images = {v.name: await self._image(v.image, spec) for v in volumes if v.HasField("image")}
 
         def make() -> Ready:
-            mounts = self._volumes.container_mounts(spec, container, attempt, images)
-            try:
-                return Ready(mounts, self._volumes.environment(spec, container))
-            except Failure:
-                undo()
-                raise
+            values = self._volumes.environment(spec, container)
+            resolved = with_values(container, values)
+            mounts = self._volumes.container_mounts(spec, resolved, attempt, images)
+            return Ready(mounts, resolved, values)
 
         def undo() -> None:
             self._volumes.forget_container(spec.uid, container.name, attempt)

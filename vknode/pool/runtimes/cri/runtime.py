@@ -365,7 +365,7 @@ class CriRuntime:
         try:
             config = container_config(
                 spec,
-                container,
+                ready.container,
                 image,
                 attempt,
                 paths=self._paths,

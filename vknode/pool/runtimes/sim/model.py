@@ -14,6 +14,7 @@ from vknode.pool.runtimes.base import (
     Image,
     RunningSandbox,
 )
+from vknode.pool.runtimes.filetokens import with_values
 from vknode.pool.runtimes.sim.behaviour import Behaviour
 from vknode.pool.runtimes.sim.shell import World
 from vknode.pool.v1 import spec_pb2
@@ -36,6 +37,10 @@ class SimContainer:
     # Whoever waits for the end; made on demand, a resting container has none.
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        # Nobody writes files here: all variables from files are left out.
+        self.spec = with_values(self.spec, {})
+
     def argv(self) -> list[str]:
         tokens = _tokens(self.sandbox)
         return [_replace(word, tokens) for word in (*self.spec.command, *self.spec.args)]
@@ -51,7 +56,7 @@ class SimContainer:
         env.update(
             (entry.name, _replace(entry.value, tokens))
             for entry in self.spec.env
-            if not entry.HasField("file")  # nobody writes files here
+            if not entry.HasField("file")
         )
         return World(
             env=env,
