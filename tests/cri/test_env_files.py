@@ -18,7 +18,7 @@ from vknode.pool.runtimes.cri.layout import Layout
 from vknode.pool.runtimes.cri.preparing import Preparer
 from vknode.pool.runtimes.cri.volumes import Volumes
 from vknode.pool.runtimes.facts import Failure
-from vknode.pool.runtimes.filetokens import with_values
+from vknode.pool.runtimes.tokens import with_files, with_ips
 from vknode.pool.v1 import spec_pb2
 
 FILE = b"""# comment
@@ -156,11 +156,20 @@ def test_a_sub_path_from_a_file_stays_in_its_volume(
     container = spec_pb2.Container(mounts=[spec_pb2.Mount(sub_path="T")])
     variable(container, "F", "K", token="T", otherwise=otherwise)
     try:
-        found = with_values(container, {0: value}).mounts[0].sub_path
+        found = with_files(container, {0: value}).mounts[0].sub_path
     except Failure as failure:
         assert failure.reason == "CreateContainerConfigError"
         found = failure.message
     assert found == said
+
+
+def test_a_sub_path_with_the_ip_needs_one() -> None:
+    spec = spec_pb2.SandboxSpec(pod_ip_token="IP", pod_ips_token="ALL")
+    container = spec_pb2.Container(args=["ALL"], mounts=[spec_pb2.Mount(sub_path="a/IP")])
+    found = with_ips(spec, container, ["10.0.0.1", "fd00::1"])
+    assert (list(found.args), found.mounts[0].sub_path) == (["10.0.0.1,fd00::1"], "a/10.0.0.1")
+    with pytest.raises(Failure, match="missing value for the Pod's IP"):
+        with_ips(spec, container, [])
 
 
 _TOKENS = ("@f:0@", "@f:1@", "@f:2@")
@@ -173,7 +182,7 @@ def test_tokens_alone_are_replaced(texts: list[list[str]], values: list[bytes]) 
     for number, token in enumerate(_TOKENS):
         variable(container, f"V{number}", "K", token=token)
     before = container.SerializeToString()
-    found = with_values(container, dict(enumerate(values)))
+    found = with_files(container, dict(enumerate(values)))
     assert container.SerializeToString() == before
     says = {token: f"$(V{number})" for number, token in enumerate(_TOKENS)}
     says |= {_TOKENS[n]: value.decode(errors="replace") for n, value in enumerate(values)}
@@ -266,6 +275,6 @@ async def test_files_are_read_once_for_a_start_and_not_on_the_loop(
         await asyncio.sleep(0)
     go.set()
     await task
-    found = (await preparer.take(spec, main, 0)).environment
+    found = (await preparer.take(spec, main, 0, ())).environment
     assert found == {n: f"{'env' if n % 2 else 'other'}-{n}".encode() for n in range(50)}
     assert len(parsed) == 2

@@ -400,7 +400,7 @@ async def test_a_dead_path_holds_up_its_own_pod_only(
         dead.wake()
     preparer._host.seconds = 30
     await preparer.container(spec, main, 0)
-    given = (await preparer.take(spec, main, 0)).mounts[0]
+    given = (await preparer.take(spec, main, 0, ())).mounts[0]
     assert Path(given.host_path, "file").read_text() == "allowed"
     ground.volumes.remove(other.uid)
 

@@ -319,11 +319,6 @@ def test_init_sidecar_and_debug_containers() -> None:
         ("subPathExpr: $(EMPTY)", "missing value for EMPTY"),
         ("subPathExpr: $(ABS)", "error SubPath `/abs` must not be an absolute path"),
         ("subPathExpr: $(UP)/x", "unable to provision SubPath `../x`: must not contain '..'"),
-        (
-            "subPathExpr: $(IP)",
-            'subPathExpr of volume mount "v" uses the Pod\'s IP, which is not known when '
-            "volumes are mounted",
-        ),
     ],
 )
 def test_sub_paths_that_cannot_be_made(mount: str, error: str) -> None:
@@ -335,12 +330,27 @@ def test_sub_paths_that_cannot_be_made(mount: str, error: str) -> None:
             - {{name: EMPTY, value: ''}}
             - {{name: ABS, value: /abs}}
             - {{name: UP, value: ..}}
-            - {{name: IP, valueFrom: {{fieldRef: {{fieldPath: status.podIP}}}}}}
             volumeMounts: [{{name: v, mountPath: /v, {mount}}}]
             """
         )
     )
     assert spec.containers[0].config_error == error
+
+
+def test_a_sub_path_may_use_an_ip_that_the_pool_will_know() -> None:
+    spec = spec_of(
+        container_pod(
+            """
+            env: [{name: IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}]
+            volumeMounts: [{name: v, mountPath: /v, subPathExpr: of/$(IP)}]
+            """
+        )
+    )
+    container = spec.containers[0]
+    assert (container.config_error, container.mounts[0].sub_path) == (
+        "",
+        f"of/{spec.pod_ip_token}",
+    )
 
 
 def test_security_of_a_container_falls_back_to_the_pods() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from vknode.pool.v1 import spec_pb2
-from vknode.translate.downward import pod_ip_token, pod_ips_token
 from vknode.translate.env import container_env
 from vknode.translate.expansion import expand, expand_with
 from vknode.translate.facts import Json, NodeFacts, Resolved
@@ -84,7 +83,7 @@ def container_spec(
         )
     _add_handlers(result, source)
     for mount in source.get("volumeMounts") or ():
-        sub_path, problem = _sub_path(pod, mount, env)
+        sub_path, problem = _sub_path(mount, env)
         # An environment that could not be resolved makes every expansion fail as well;
         # only the first cause helps.
         error = error or problem
@@ -141,7 +140,7 @@ def _add_handlers(result: spec_pb2.Container, source: Json) -> None:
         result.pre_stop.CopyFrom(handler(lifecycle["preStop"], source))
 
 
-def _sub_path(pod: Json, mount: Json, env: Mapping[str, str]) -> tuple[str, str]:
+def _sub_path(mount: Json, env: Mapping[str, str]) -> tuple[str, str]:
     """The path with variables expanded, and why that failed in a kubelet's words."""
     path = mount.get("subPath") or ""
     if mount.get("subPathExpr"):
@@ -155,11 +154,6 @@ def _sub_path(pod: Json, mount: Json, env: Mapping[str, str]) -> tuple[str, str]
         path = expand_with(mount["subPathExpr"], lookup)
         if missing:
             return "", f"missing value for {', '.join(sorted(missing))}"
-        if pod_ip_token(pod) in path or pod_ips_token(pod) in path:
-            return "", (
-                f'subPathExpr of volume mount "{mount["name"]}" uses the Pod\'s IP, '
-                "which is not known when volumes are mounted"
-            )
     if path.startswith("/"):
         return "", f"error SubPath `{path}` must not be an absolute path"
     if ".." in path.split("/"):

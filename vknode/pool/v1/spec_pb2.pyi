@@ -242,7 +242,8 @@ class SandboxSpec(_message.Message):
     """The Pod's priority: who is ended last when a cell runs out of something."""
     pod_ip_token: _builtins.str
     """A Pod may put its own IP into its environment, but only the pool learns it.
-    The agent writes these tokens into Container.env, command and args instead;
+    The agent writes these tokens into Container.env, command, args and
+    Mount.sub_path instead;
     where one is not empty, the pool must replace every occurrence of it, just
     before it creates a container: `pod_ip_token` by the first Pod IP,
     `pod_ips_token` by all Pod IPs joined with commas.

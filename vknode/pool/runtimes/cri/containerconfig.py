@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -52,27 +52,25 @@ def container_config(
     *,
     paths: Layout,
     pool: str,
-    ips: Sequence[str],
     mounts: Iterable[cri_pb2.Mount],
     memory_capacity: int,
     target_id: str = "",
     seccomp_dir: Path | None = None,
     from_files: Mapping[int, bytes | None] = _NO_FILES,
 ) -> cri_pb2.ContainerConfig:
-    """`from_files` are the values of variables that come from a file, by their index; None:
-    the variable is left out.
+    """Of a container that has no tokens any more. `from_files` are the values of variables that
+    come from a file, by their index; None: the variable is left out.
 
     Raises Failure("CreateContainerConfigError") where a rule of the Pod forbids it."""
     # The engine asks before each start; a runtime that is called otherwise must not forget it.
     problem = not_root_problem(spec, container, image.uid, image.username)
     if problem:
         raise Failure("CreateContainerConfigError", problem)
-    replace = _replacer(spec, ips)
     config = cri_pb2.ContainerConfig(
         metadata=cri_pb2.ContainerMetadata(name=container.name, attempt=attempt),
         image=cri_pb2.ImageSpec(image=image.id, user_specified_image=container.image),
-        command=[replace(word) for word in container.command],
-        args=[replace(word) for word in container.args],
+        command=container.command,
+        args=container.args,
         working_dir=container.working_dir,
         mounts=mounts,
         labels={**pod_labels(spec, pool), layout.CONTAINER_NAME: container.name},
@@ -96,7 +94,7 @@ def container_config(
     # A later entry of the same name wins; runtimes differ in which of two they take.
     env: dict[str, bytes] = {}
     for index, entry in enumerate(container.env):
-        value = from_files[index] if index in from_files else replace(entry.value).encode()
+        value = from_files[index] if index in from_files else entry.value.encode()
         if value is not None:
             env[entry.name] = value
     config.envs.extend(cri_pb2.KeyValue(key=name, value=value) for name, value in env.items())
@@ -109,21 +107,6 @@ def container_config(
     if container.stop_signal:
         config.stop_signal = cri_pb2.Signal.Value(f"SIGNAL_{container.stop_signal}")
     return config
-
-
-def _replacer(spec: spec_pb2.SandboxSpec, ips: Sequence[str]) -> _Replacer:
-    pairs = [(spec.pod_ips_token, ",".join(ips)), (spec.pod_ip_token, ips[0] if ips else "")]
-    return _Replacer([(token, value) for token, value in pairs if token])
-
-
-class _Replacer:
-    def __init__(self, pairs: list[tuple[str, str]]) -> None:
-        self._pairs = pairs
-
-    def __call__(self, text: str) -> str:
-        for token, value in self._pairs:
-            text = text.replace(token, value)
-        return text
 
 
 def _security(

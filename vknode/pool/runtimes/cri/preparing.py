@@ -15,8 +15,8 @@ for the start itself, which makes it where nobody has before.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from vknode.pool.probes import gowords
 from vknode.pool.runtimes.cri.images import Images
@@ -24,7 +24,7 @@ from vknode.pool.runtimes.cri.patience import Patience
 from vknode.pool.runtimes.cri.volumes import Volumes
 from vknode.pool.runtimes.cri.wire import cri_pb2
 from vknode.pool.runtimes.facts import Failure
-from vknode.pool.runtimes.filetokens import with_values
+from vknode.pool.runtimes.tokens import with_files, with_ips
 from vknode.pool.v1 import spec_pb2
 
 # Pulls for volumes at once; more wait. Those of containers' images are bounded elsewhere.
@@ -38,8 +38,8 @@ _Key = tuple[str, str, int]  # UID, container, attempt
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What an instance needs: its mounts, itself with the values of files in their tokens'
-    places, and the values of variables from files by their index."""
+    """What an instance needs: its mounts, itself with values in the place of tokens, and the
+    values of variables from files by their index."""
 
     mounts: list[cri_pb2.Mount]
     container: spec_pb2.Container
@@ -89,20 +89,30 @@ class Preparer:
     async def container(
         self, spec: spec_pb2.SandboxSpec, container: spec_pb2.Container, attempt: int
     ) -> None:
-        """As `Runtime.prepare`. What waits for nobody is left to the start."""
+        """As `Runtime.prepare`. What waits for nobody is left to the start, and so is what
+        wants the Pod's IP."""
         key = (spec.uid, container.name, attempt)
         self._ready.pop(key, None)
+        ip_tokens = [one for one in (spec.pod_ip_token, spec.pod_ips_token) if one]
+        if any(token in mount.sub_path for token in ip_tokens for mount in container.mounts):
+            return
         volumes = _mounted(spec, container)
         slow = any(v.WhichOneof("source") in ("image", "host_path") for v in volumes)
         if slow or _reads_volumes(container):
             self._ready[key] = await self._make(spec, container, attempt)
 
     async def take(
-        self, spec: spec_pb2.SandboxSpec, container: spec_pb2.Container, attempt: int
+        self,
+        spec: spec_pb2.SandboxSpec,
+        container: spec_pb2.Container,
+        attempt: int,
+        ips: Sequence[str],
     ) -> Ready:
-        """For the start. Raises Failure."""
+        """For the start, by when the Pod has its IPs. Raises Failure."""
         ready = self._ready.pop((spec.uid, container.name, attempt), None)
-        return ready if ready is not None else await self._make(spec, container, attempt)
+        if ready is None:
+            ready = await self._make(spec, container, attempt, ips)
+        return replace(ready, container=with_ips(spec, ready.container, ips))
 
     def forget(self, uid: str) -> None:
         self._checked.discard(uid)
@@ -110,14 +120,20 @@ class Preparer:
             del self._ready[key]
 
     async def _make(
-        self, spec: spec_pb2.SandboxSpec, container: spec_pb2.Container, attempt: int
+        self,
+        spec: spec_pb2.SandboxSpec,
+        container: spec_pb2.Container,
+        attempt: int,
+        ips: Sequence[str] | None = None,
     ) -> Ready:
         volumes = _mounted(spec, container)
         images = {v.name: await self._image(v.image, spec) for v in volumes if v.HasField("image")}
 
         def make() -> Ready:
             values = self._volumes.environment(spec, container)
-            resolved = with_values(container, values)
+            resolved = with_files(container, values)
+            if ips is not None:
+                resolved = with_ips(spec, resolved, ips)
             mounts = self._volumes.container_mounts(spec, resolved, attempt, images)
             return Ready(mounts, resolved, values)
 

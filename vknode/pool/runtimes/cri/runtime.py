@@ -361,7 +361,7 @@ class CriRuntime:
                     f"unable to find target container {container.target_container}",
                 )
             target = found.id
-        ready = await self._preparer.take(spec, container, attempt)
+        ready = await self._preparer.take(spec, container, attempt, sandbox.ips)
         try:
             config = container_config(
                 spec,
@@ -370,7 +370,6 @@ class CriRuntime:
                 attempt,
                 paths=self._paths,
                 pool=self._options.pool,
-                ips=sandbox.ips,
                 mounts=ready.mounts,
                 memory_capacity=self._features.memory_capacity,
                 target_id=target,

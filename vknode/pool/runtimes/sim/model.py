@@ -14,9 +14,9 @@ from vknode.pool.runtimes.base import (
     Image,
     RunningSandbox,
 )
-from vknode.pool.runtimes.filetokens import with_values
 from vknode.pool.runtimes.sim.behaviour import Behaviour
 from vknode.pool.runtimes.sim.shell import World
+from vknode.pool.runtimes.tokens import with_files, with_ips
 from vknode.pool.v1 import spec_pb2
 
 
@@ -39,24 +39,21 @@ class SimContainer:
 
     def __post_init__(self) -> None:
         # Nobody writes files here: all variables from files are left out.
-        self.spec = with_values(self.spec, {})
+        spec = with_files(self.spec, {})
+        self.spec = with_ips(self.sandbox.spec, spec, self.sandbox.ips)
 
     def argv(self) -> list[str]:
-        tokens = _tokens(self.sandbox)
-        return [_replace(word, tokens) for word in (*self.spec.command, *self.spec.args)]
+        return [*self.spec.command, *self.spec.args]
 
     def world(self, *, tty: bool = False, start: float | None = None) -> World:
         """A fresh view for one command in this container."""
-        tokens = _tokens(self.sandbox)
         hostname = self.sandbox.spec.network.hostname or self.sandbox.spec.name
         env = {
             "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOSTNAME": hostname,
         }
         env.update(
-            (entry.name, _replace(entry.value, tokens))
-            for entry in self.spec.env
-            if not entry.HasField("file")
+            (entry.name, entry.value) for entry in self.spec.env if not entry.HasField("file")
         )
         return World(
             env=env,
@@ -179,21 +176,6 @@ def user_of(
 ) -> tuple[int, int, tuple[int, ...]]:
     group = container.security.run_as_group
     return container.security.run_as_user, group, (group, *spec.security.supplemental_groups)
-
-
-def _tokens(sandbox: SimSandbox) -> list[tuple[str, str]]:
-    tokens = []
-    if sandbox.spec.pod_ip_token:
-        tokens.append((sandbox.spec.pod_ip_token, sandbox.ips[0] if sandbox.ips else ""))
-    if sandbox.spec.pod_ips_token:
-        tokens.append((sandbox.spec.pod_ips_token, ",".join(sandbox.ips)))
-    return tokens
-
-
-def _replace(text: str, tokens: list[tuple[str, str]]) -> str:
-    for token, value in tokens:
-        text = text.replace(token, value)
-    return text
 
 
 def _below(path: str, mount: str) -> str | None:
