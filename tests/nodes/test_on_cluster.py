@@ -23,7 +23,6 @@ from vknode.agent.events import NORMAL, EventRecorder, ObjectRef
 from vknode.agent.leases import LeaseKeeper
 from vknode.agent.links import Link
 from vknode.agent.node_objects import DECLARED_FEATURES
-from vknode.agent.node_plan import NodeNameConflict
 from vknode.agent.node_ports import NodePortError, NodePorts
 from vknode.agent.nodes import NodeController
 from vknode.agent.pool_link import PoolLink
@@ -446,18 +445,22 @@ async def test_a_foreign_node_of_the_name_is_left_alone_and_said(
             await side.look.delete(f"/api/v1/nodes/{name}")
 
 
-async def test_two_pools_with_the_same_cell_end_the_start_naming_both(
+async def test_of_two_pools_with_the_same_cell_the_first_has_the_node(
     control_plane: ControlPlaneHandle, agent: str
 ) -> None:
-    async with node_side(control_plane, agent, "az1", "az2", unreachable_after=20) as side:
-        side.links["az1"].announce(cell(agent))
-        side.links["az2"].announce(cell(agent))
-        with pytest.raises(ExceptionGroup) as caught:
-            await asyncio.wait_for(side.task, 20)
-        [conflict] = caught.value.exceptions
-        assert isinstance(conflict, NodeNameConflict)
-        assert "'az1'" in str(conflict) and "'az2'" in str(conflict)
-        side.expect_end = True
+    """Also at a start: a pool that claims another's cells must not keep the agent down."""
+    with structlog.testing.capture_logs() as lines:
+        async with node_side(control_plane, agent, "az1", "az2", unreachable_after=20) as side:
+            side.links["az1"].announce(cell(agent))
+            await side.until_ready(agent, "True", "KubeletReady")
+            side.links["az2"].announce(cell(agent), cell(f"{agent}-b"))
+            await asyncio.wait_for(side.nodes.wait_registered(), 20)
+            await side.until_ready(f"{agent}-b", "True", "KubeletReady")
+            identity = side.nodes.identity(agent)
+            assert identity is not None and identity.pool == "az1"
+    [refused] = [line for line in lines if line["event"] == "cell_refused"]
+    assert (refused["pool"], refused["cell"]) == ("az2", agent)
+    assert "'az1'" in refused["problem"] and "'az2'" in refused["problem"]
 
 
 async def test_a_cell_that_went_is_not_ready_at_once_and_deleted_later(

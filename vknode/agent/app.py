@@ -179,8 +179,7 @@ class Agent:
         """Runs until `stop` is set, then ends in order. `kubelet_port` is the one really bound
         for all nodes, `ports` gives each its own.
 
-        Raises what ends an agent: NodeNameConflict, Unauthorized, Forbidden at the start, and
-        defects."""
+        Raises what ends an agent: Unauthorized, Forbidden at the start, and defects."""
         client, config = self._client, self.config
         events = EventRecorder(client)
         claims = Claims(events, self.metrics, self.place)

@@ -48,17 +48,21 @@ class CellId(NamedTuple):
     cell: str
 
 
-class NodeNameConflict(Exception):
-    """Two cells would get the same Node name."""
+@dataclass(frozen=True, slots=True)
+class NodeNameConflict:
+    """Two cells come to the same Node name; as text, what is wrong and how to mend it."""
 
-    def __init__(self, node: str, holder: CellId, claimant: CellId, template: str) -> None:
-        self.node = node
-        self.holder = holder
-        self.claimant = claimant
-        super().__init__(
-            f"Node name {node!r} is claimed twice: by cell {holder.cell!r} of pool "
-            f"{holder.pool!r} and by cell {claimant.cell!r} of pool {claimant.pool!r}; rename a "
-            f"cell, or put {{pool}} into nodeNameTemplate (now {template!r})"
+    node: str
+    holder: CellId
+    claimant: CellId
+    template: str
+
+    def __str__(self) -> str:
+        return (
+            f"Node name {self.node!r} is claimed twice: by cell {self.holder.cell!r} of pool "
+            f"{self.holder.pool!r} and by cell {self.claimant.cell!r} of pool "
+            f"{self.claimant.pool!r}; rename a cell, or put {{pool}} into nodeNameTemplate "
+            f"(now {self.template!r})"
         )
 
 
@@ -94,14 +98,12 @@ class NodeIdentity(NamedTuple):
 
 @dataclass
 class PlannedNode:
-    """`cell` None: not announced yet. `gone_since`: monotonic seconds, None unless gone.
-    `adopted`: an earlier process has registered it."""
+    """`cell` None: not announced yet. `gone_since`: monotonic seconds, None unless gone."""
 
     name: str
     id: CellId
     cell: cell_pb2.Cell | None = None
     gone_since: float | None = None
-    adopted: bool = False
 
     @property
     def live(self) -> bool:
@@ -146,7 +148,7 @@ class NodePlan:
         name = observed.metadata.name
         node = self.nodes.get(name)
         if node is None:
-            node = PlannedNode(name, CellId(observed.pool, observed.cell), adopted=True)
+            node = PlannedNode(name, CellId(observed.pool, observed.cell))
             self.nodes[name] = node
         return node
 

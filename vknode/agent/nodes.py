@@ -206,8 +206,7 @@ class NodeController:
     async def run(self) -> NoReturn:
         """Ends only by cancellation or an error that a person must see.
 
-        Raises `NodeNameConflict` while starting, `Forbidden` or `Unauthorized` when the first
-        list is refused.
+        Raises `Forbidden` or `Unauthorized` when the first list is refused.
         """
         try:
             async with asyncio.TaskGroup() as group:
@@ -272,13 +271,9 @@ class NodeController:
 
     def _take_cells(self, pool: str, link: PoolLink, now: float) -> None:
         changes = self._plan.update(pool, link.cells, now, link.may_have)
-        starting = any(h.state is PoolState.STARTING for h in self._health.values())
         for conflict in changes.conflicts:
-            # At a first start somebody reads it. Later, or for a Node from before, one pool's
-            # mistake (or lie) must not take the agent from all the others: the holder keeps it.
-            first = starting or not self._registered.is_set()
-            if first and not self._plan.nodes[conflict.node].adopted:
-                raise conflict
+            # One pool's mistake (or lie) must not take the agent from all the others, also at a
+            # start: who came first keeps the name.
             self._refusals.refuse(pool, conflict.claimant.cell, str(conflict))
             self._refusals.claim(pool, conflict.claimant.cell, str(conflict), conflict.node)
         for cell in changes.foreign:

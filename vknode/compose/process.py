@@ -19,7 +19,6 @@ from vknode.agent.app import Agent
 from vknode.agent.config import AgentConfig, ConfigError
 from vknode.agent.metric_families import CERTIFICATE_EXPIRY, KUBELET_REQUESTS, KUBELET_STREAMS
 from vknode.agent.metrics import AgentMetrics, MetricsError
-from vknode.agent.node_plan import NodeNameConflict
 from vknode.agent.node_ports import NodePortError
 from vknode.agent.serving_certificate import self_signed
 from vknode.compose.backend import AgentBackend
@@ -213,7 +212,6 @@ def _told() -> Iterator[None]:
         EndpointError,
         MetricsError,
         KubeletApiError,
-        NodeNameConflict,
     ) as error:
         raise AgentFailed(ExitCode.CONFIG, str(error)) from error
     except (Unauthorized, Forbidden) as error:
