@@ -8,8 +8,10 @@ same with the real kubelet in place of vknode (`--no-kubelet` leaves that out). 
 differ between the API servers and are measured once for each node. The last line is JSON:
 
     exec_ms            one /bin/true: CRI's own Exec, the pool's, the agent's kubelet API
-                       directly (WebSocket), and through the API server each way
-    exec_added_ms_p50  the agent's part: its kubelet API's median less the pool's
+                       directly (WebSocket), and through the API server each way; `connection`
+                       is no exec: a new TLS connection to the agent and its /healthz
+    exec_added_ms_p50  the agent's part: its kubelet API's median less the pool's. The client's
+                       connection is in it; `exec_added_connected_ms_p50` is without it
     logs_ratio         a whole log against a stub that sends a file, both behind the API server
     sessions_at_once   exec sessions that were open together and answered (the worse way)
     followers          `logs -f` at once that got every byte
@@ -38,6 +40,7 @@ from functools import partial
 from typing import Any
 
 from bench.streams import clusters, parts
+from bench.streams.clients import connect
 from bench.streams.site import Site
 
 LEGS = ("websocket", "spdy")
@@ -57,8 +60,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         figures["kubelet_truncations"] = theirs.truncations
         figures["beside_kubelet"] = _beside(figures)
     exec_ms = figures["exec_ms"]
+    added = exec_ms["agent"]["p50"] - exec_ms["pool"]["p50"]
     return {
-        "exec_added_ms_p50": round(exec_ms["agent"]["p50"] - exec_ms["pool"]["p50"], 1),
+        "exec_added_ms_p50": round(added, 1),
+        "exec_added_connected_ms_p50": round(added - exec_ms["connection"]["p50"], 1),
         "logs_ratio": figures["logs"]["whole"]["ratio"],
         "sessions_at_once": min(figures["sessions"][leg]["open"] for leg in LEGS),
         "followers": figures["followed"]["agent"]["whole"],
@@ -85,7 +90,7 @@ def _beside(figures: dict[str, Any]) -> dict[str, float]:
     exec_ms, forward, logs = figures["exec_ms"], figures["forward"], figures["logs"]
     found = {
         f"exec_{way}": exec_ms[way]["p50"] / exec_ms[f"kubelet_{way}"]["p50"]
-        for way in ("agent", *LEGS)
+        for way in ("agent", "connection", *LEGS)
     }
     for leg in LEGS:
         for way in ("down", "up"):
@@ -111,6 +116,7 @@ async def _one_leg(
         if first:
             agent = await site.kubelet_door(door)
             ways[f"{mine}agent"] = partial(parts.exec_true, agent)
+            ways[f"{mine}connection"] = partial(connect, agent)
             if not mine:
                 ways["pool"] = partial(site.pool_exec, door.pod)
             ways[f"{mine}cri"] = partial(site.cri_exec, door.pod)

@@ -121,6 +121,15 @@ async def run(door: Door, *command: str) -> float:
     return took
 
 
+async def connect(door: Door) -> float:
+    """Seconds of a new connection, TLS included, to the first answer on it (`/healthz`)."""
+    started = time.perf_counter()
+    async with door.session.get(f"{door.url}/healthz", headers={"Connection": "close"}) as response:
+        response.raise_for_status()
+        await response.read()
+        return time.perf_counter() - started
+
+
 @dataclass(frozen=True)
 class Download:
     count: int
