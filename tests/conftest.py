@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import providers
+from hypothesis.internal.constants_ast import Constants
 
 from tests.clusters import ClusterThread, running
 from tests.support.fixtures import cri, kube, sim, sim_kube
@@ -29,10 +31,25 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Property tests have the same examples each time, so that a run fails for what has changed and not
-# by luck. `make fuzz` has others, and more.
-settings.register_profile("same", derandomize=True)
+# by luck. `make fuzz` has others, and more. How long one takes is the machine's business: by its
+# defaults Hypothesis fails a test for an example of 200 ms, as a busy machine makes them.
+settings.register_profile(
+    "same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.register_profile("others", max_examples=1000, deadline=None)
 settings.load_profile("same")
+
+_constants_of_loaded_modules = providers._get_local_constants
+
+
+def _constants() -> Constants:
+    """Hypothesis also picks from the constants in whatever modules are loaded by then: a test alone
+    would have other examples than in a run of all, and with each commit again others."""
+    same = settings.get_current_profile_name() == "same"
+    return Constants() if same else _constants_of_loaded_modules()
+
+
+providers._get_local_constants = _constants
 
 #: Fixtures of whole clusters, shared by every folder.
 __all__ = ["cri", "kube", "sim", "sim_kube"]
@@ -99,6 +116,6 @@ def namespace(control_plane: ControlPlaneHandle, request: pytest.FixtureRequest)
     name = f"{stem or 'test'}-{uuid.uuid4().hex[:6]}"
     kubectl = control_plane.kubectl
     kubectl("create", "namespace", name)
-    kubectl("wait", "-n", name, "--for=create", "serviceaccount/default", "--timeout=30s")
+    kubectl("wait", "-n", name, "--for=create", "serviceaccount/default", "--timeout=60s")
     yield name
     kubectl("delete", "namespace", name, "--wait=false")

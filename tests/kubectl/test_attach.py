@@ -94,7 +94,7 @@ def test_a_terminal_has_the_size_of_the_clients(kube: Kube) -> None:
             while select.select([main], [], [], 0.2)[0]:
                 seen += os.read(main, 4096)
         os.write(main, b"bye\r")
-        assert client.wait(30) == 0
+        assert client.wait(60) == 0
     os.close(main)
     kube.wait_phase("terminal", "Succeeded")
 
@@ -113,10 +113,12 @@ def test_run_with_input_gives_output_and_exit_code_and_goes(kube: Kube) -> None:
 
 
 def test_a_container_without_input_or_an_unknown_one(kube: Kube) -> None:
-    kube.apply(simple_pod("deaf", ["sh", "-c", "sleep 1; echo over"], restart="Never"))
-    kube.wait_phase("deaf", "Running", "Succeeded")
+    script = "while [ ! -e /tmp/go ]; do sleep 0.05; done"
+    kube.apply(simple_pod("deaf", ["sh", "-c", script], restart="Never"))
+    kube.wait_phase("deaf", "Running")
     unknown = kube.run("attach", "deaf", "-c", "none", check=False)
     assert unknown.returncode == 1 and "none" in unknown.stderr
+    kube.out("exec", "deaf", "--", "touch", "/tmp/go")
     kube.wait_phase("deaf", "Succeeded")
     late = kube.run("attach", "deaf", check=False)
     assert late.returncode == 1

@@ -133,6 +133,6 @@ def test_a_nodes_host_is_not_given_to_who_asks(kube: Kube) -> None:
     """The Pod that it makes wants the host's namespaces and its root."""
     kube.out("debug", f"node/{OPENED_CELL}", "--image=busybox:1.36", "--attach=false", "--", "id")
     (name,) = (pod["metadata"]["name"] for pod in kube.items("pods"))
-    pod = kube.wait_phase(name, "Failed", timeout=30)
+    pod = kube.wait_phase(name, "Failed")
     assert pod["status"]["reason"] == "PrivilegeNotAllowed"
     assert pod["spec"]["nodeName"] == OPENED_CELL

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 
@@ -21,7 +21,7 @@ def lines_pod(name: str, count: int) -> dict[str, object]:
 
 
 def wait_for_line(kube: Kube, pod: str, line: str) -> None:
-    until(lambda: line in kube.out("logs", pod), f"{line!r} in the log of {pod}", timeout=30)
+    until(lambda: line in kube.out("logs", pod), f"{line!r} in the log of {pod}")
 
 
 def test_all_tail_and_limit(kube: Kube) -> None:
@@ -36,15 +36,25 @@ def test_all_tail_and_limit(kube: Kube) -> None:
 
 
 def test_since_and_timestamps(kube: Kube) -> None:
-    kube.apply(simple_pod("timed", ["sh", "-c", "echo early; sleep 4; echo late; sleep 3600"]))
+    begun = datetime.now(UTC)
+    script = "echo early; while [ ! -e /tmp/go ]; do sleep 0.05; done; echo late; sleep 3600"
+    kube.apply(simple_pod("timed", ["sh", "-c", script]))
     kube.wait_phase("timed", "Running")
+    wait_for_line(kube, "timed", "early\n")
+    seen = datetime.now(UTC)
+    time.sleep(2)  # the option knows whole seconds only
+    between = datetime.now(UTC)
+    kube.out("exec", "timed", "--", "touch", "/tmp/go")
     wait_for_line(kube, "timed", "late\n")
     stamped = kube.out("logs", "timed", "--timestamps").splitlines()
-    times = [datetime.fromisoformat(line.split(" ", 1)[0][:26] + "+00:00") for line in stamped]
+    early, late = (
+        datetime.fromisoformat(line.split(" ", 1)[0][:26] + "+00:00") for line in stamped
+    )
     assert [line.split(" ", 1)[1] for line in stamped] == ["early", "late"]
-    assert timedelta(seconds=3.5) < times[1] - times[0] < timedelta(seconds=6)
-    between = (times[0] + timedelta(seconds=2)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    assert kube.out("logs", "timed", f"--since-time={between}") == "late\n"
+    # On one machine, of one clock.
+    assert begun <= early <= seen and between <= late <= datetime.now(UTC)
+    since = between.strftime("%Y-%m-%dT%H:%M:%SZ")
+    assert kube.out("logs", "timed", f"--since-time={since}") == "late\n"
     assert kube.out("logs", "timed", "--since=1h") == "early\nlate\n"
 
 
@@ -57,26 +67,28 @@ def test_follow_ends_with_the_container(kube: Kube) -> None:
         )
     )
     kube.wait_phase("counter", "Running", "Succeeded")
-    assert kube.out("logs", "-f", "counter", timeout=30) == "".join(
-        f"tick {i}\n" for i in range(1, 6)
-    )
+    assert kube.out("logs", "-f", "counter") == "".join(f"tick {i}\n" for i in range(1, 6))
 
 
 def test_follow_shows_a_line_soon_after_it_was_written(kube: Kube) -> None:
     kube.apply(
         simple_pod(
             "live",
-            ["sh", "-c", "while [ ! -e /tmp/go ]; do sleep 0.05; done; echo now; sleep 3600"],
+            [
+                *("sh", "-c"),
+                "echo early; while [ ! -e /tmp/go ]; do sleep 0.05; done; echo now; sleep 3600",
+            ],
         )
     )
     kube.wait_phase("live", "Running")
     with kube.popen("logs", "-f", "live", stdout=subprocess.PIPE, bufsize=0) as follower:
         try:
             assert follower.stdout is not None
+            assert follower.stdout.readline() == b"early\n"  # it follows
             kube.out("exec", "live", "--", "touch", "/tmp/go")
             started = time.monotonic()
             assert follower.stdout.readline() == b"now\n"
-            assert time.monotonic() - started < 3.0
+            assert time.monotonic() - started < 15.0, "not only when something else happens"
         finally:
             follower.terminate()
 
@@ -113,7 +125,6 @@ def test_container_that_still_waits(kube: Kube) -> None:
     until(
         lambda: "ErrImageNeverPull" in kube.out("get", "pod", "absent"),
         "ErrImageNeverPull",
-        timeout=30,
         show=lambda: kube.describe("absent"),
     )
     done = kube.run("logs", "absent", check=False)
@@ -132,10 +143,10 @@ def test_logs_of_a_deployment_with_prefixes(kube: Kube) -> None:
             == ["[pod/a/main] from a", "[pod/b/main] from b"]
         ),
         "both lines",
-        timeout=20,
     )
 
 
+@pytest.mark.timeout(600)
 def test_100_mb_followed_arrive_whole(kube: Kube) -> None:
     # 1,600,000 lines of 64 bytes; the sum is made from what must have been written.
     lines = 1_600_000

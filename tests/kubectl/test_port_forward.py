@@ -17,8 +17,9 @@ from tests.support.kube import Kube, simple_pod
 
 pytestmark = [pytest.mark.cluster, pytest.mark.containerd]
 
-# Says back what it is told, and closes once the client says no more.
-ECHO = "while :; do nc -l -p 7000 -e cat; done"
+# Says back what it is told, and closes once the client says no more; and listens all the time, so
+# that one connection may follow another at once.
+ECHO = "nc -ll -p 7000 -e cat"
 
 
 @contextmanager
@@ -56,7 +57,7 @@ def web(kube: Kube) -> Kube:
     kube.apply(simple_pod("web", ["sh", "-c", script]))
     kube.wait_phase("web", "Running")
     listen = "until grep -q ':1F90 ' /proc/net/tcp* && grep -q ':1B58 ' /proc/net/tcp*"
-    kube.out("exec", "web", "--", "sh", "-c", f"{listen}; do sleep 0.1; done", timeout=30)
+    kube.out("exec", "web", "--", "sh", "-c", f"{listen}; do sleep 0.1; done")
     return kube
 
 

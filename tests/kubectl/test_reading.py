@@ -72,16 +72,18 @@ def test_describe_node_tells_capacity_and_pods(kube: Kube) -> None:
 
 
 def test_watch_prints_every_step(kube: Kube) -> None:
+    kube.apply(simple_pod("there", schedulingGates=[{"name": "example.com/never"}]))
     with kube.popen(
         "get", "pods", "-w", "--no-headers", stdout=subprocess.PIPE, bufsize=0
     ) as watch:
         try:
             assert watch.stdout is not None
+            assert watch.stdout.readline().startswith(b"there ")  # from here on it watches
             kube.apply(simple_pod("watched"))
             kube.wait_phase("watched", "Running")
             kube.out("delete", "pod", "watched", "--wait=true")
             seen: list[str] = []
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while time.monotonic() < deadline and "Terminating" not in seen:
                 fields = watch.stdout.readline().decode().split()
                 if fields and fields[0] == "watched":
@@ -124,7 +126,7 @@ def test_describe_pod_shows_the_events_of_a_start(kube: Kube) -> None:
         text = kube.out("describe", "pod", "reader")
         return all(word in text for word in ("Scheduled", "Pulled", "Created", "Started"))
 
-    until(told, "events of the start", timeout=15, show=lambda: kube.describe("reader"))
+    until(told, "events of the start", show=lambda: kube.describe("reader"))
     reasons = kube.out("events", "--for", "pod/reader")
     assert "Started" in reasons
 

@@ -68,7 +68,7 @@ def measured(kube: Kube, node: str, name: str) -> Any:
             return None
         return pod if pod["containers"][0]["memory"].get("workingSetBytes") else None
 
-    return until(look, f"usage of {name}", timeout=30)
+    return until(look, f"usage of {name}")
 
 
 def test_each_node_shows_its_own_pods_only(kube: Kube) -> None:
@@ -104,7 +104,7 @@ def test_a_busy_pod_is_seen_to_be_busy(kube: Kube) -> None:
     def cores(name: str) -> int:
         return int(measured(kube, A, name)["containers"][0]["cpu"].get("usageNanoCores", 0))
 
-    until(lambda: cores("busy") > 50_000_000, "a twentieth of a core at least", timeout=60)
+    until(lambda: cores("busy") > 50_000_000, "a twentieth of a core at least", timeout=120)
     # A start is work too, and at first it is all that is known.
     until(lambda: cores("idle") < 20_000_000, "little of the idle one")
     before, node = measured(kube, A, "busy"), summary(kube, A)["node"]
@@ -129,7 +129,7 @@ def test_a_nodes_cpu_does_not_fall_when_a_pod_goes(kube: Kube) -> None:
     kube.apply(on(A, "worker", *BUSY))
     kube.wait_phase("worker", "Running")
     start = counter()
-    until(lambda: counter() > start + 0.2, "some work seen", timeout=60)
+    until(lambda: counter() > start + 0.2, "some work seen", timeout=120)
     before = counter()
     kube.out("delete", "pod", "worker", "--now")
     kube.gone("pod", "worker")
@@ -161,10 +161,16 @@ def test_logs_and_files_are_counted(kube: Kube) -> None:
 
 def test_probes_are_counted(kube: Kube) -> None:
     probes = {
-        "readinessProbe": {"exec": {"command": ["true"]}, "periodSeconds": 1},
+        # On a busy machine none may fail for its time.
+        "readinessProbe": {
+            "exec": {"command": ["true"]},
+            "periodSeconds": 1,
+            "timeoutSeconds": 30,
+        },
         "livenessProbe": {
             "exec": {"command": ["false"]},
             "periodSeconds": 1,
+            "timeoutSeconds": 30,
             "failureThreshold": 1000,
         },
     }
@@ -219,10 +225,11 @@ def test_ports_and_counters_after_a_new_agent(cri: Running, kube: Kube) -> None:
     until(
         lambda: all(asked_quietly(kube, node) for node in before),
         "every node answers on its old port",
-        timeout=30,
     )
     assert ports(kube) == before
-    assert set(pods_of(kube, summary(kube, A))) == {"steady"}
+    # A node answers before it has heard of all its Pods again, as a kubelet does.
+    until(lambda: set(pods_of(kube, summary(kube, A))) == {"steady"}, "its Pod is there")
+    until(lambda: kube.run("logs", "steady", check=False).returncode == 0, "its log, too")
     assert kube.out("logs", "steady") == ""
 
 

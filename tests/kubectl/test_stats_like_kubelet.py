@@ -62,7 +62,8 @@ METRICS_WE_LACK = {
 
 
 def probed() -> Object:
-    probe = {"exec": {"command": ["true"]}, "periodSeconds": 1}
+    # It has its turn beside what the container does within the same limit.
+    probe = {"exec": {"command": ["true"]}, "periodSeconds": 1, "timeoutSeconds": 30}
     container = {
         "resources": {"limits": {"cpu": "100m", "memory": "64Mi"}},
         "readinessProbe": probe,
@@ -85,6 +86,22 @@ def successes(text: str) -> set[str]:
     }
 
 
+def is_measured(pod: Any) -> bool:
+    return bool(
+        pod["containers"]
+        # Not of the moment in which it came up: then it has hardly worked yet.
+        and pod["containers"][0]["cpu"].get("usageNanoCores", 0) > A_TENTH[0]
+        and pod["containers"][0]["memory"].get("workingSetBytes")
+        and pod.get("cpu", {}).get("usageNanoCores")
+    )
+
+
+def is_stored(pod: Any) -> bool:
+    """Whether its files have been counted: containerd does so now and then."""
+    parts = (pod["containers"][0].get("rootfs"), pod["containers"][0].get("logs"))
+    return all("usedBytes" in (part or {}) for part in (*parts, pod.get("ephemeral-storage")))
+
+
 class Answers:
     """Of one node, once everything of the Pod is measured."""
 
@@ -94,30 +111,36 @@ class Answers:
         self.node = pod["spec"]["nodeName"]
         self.kube = kube
 
-        def complete() -> bool:
-            (one,) = self.pods() or [{"containers": []}]
-            return bool(
-                one["containers"]
-                # Not of the moment in which it came up: then it has hardly worked yet.
-                and one["containers"][0]["cpu"].get("usageNanoCores", 0) > A_TENTH[0]
-                and one["containers"][0]["memory"].get("workingSetBytes")
-                and one.get("cpu", {}).get("usageNanoCores")
-                and len(successes(self.raw("metrics/probes"))) == 3
-            )
+        def measured(query: str = "") -> Object | None:
+            found = json.loads(self.raw("stats/summary" + query))
+            found["pods"] = self.pods(found)
+            return found if all(map(is_measured, found["pods"])) and found["pods"] else None
 
-        until(complete, "all of it measured", timeout=90, show=lambda: self.raw("stats/summary"))
-        self.summary = json.loads(self.raw("stats/summary"))
-        self.summary["pods"] = self.pods()
-        self.small = json.loads(self.raw("stats/summary?only_cpu_and_memory=true"))
-        self.small["pods"] = self.pods(self.small)
+        def complete() -> Object | None:
+            found = measured()
+            # Looked at as it is now: the next one is another moment's.
+            return found if found is not None and all(map(is_stored, found["pods"])) else None
+
+        def look() -> object:
+            return self.raw("stats/summary"), self.raw("metrics/probes")
+
+        until(
+            lambda: len(successes(self.raw("metrics/probes"))) == 3,
+            "all probes have succeeded",
+            timeout=90,
+            show=look,
+        )
+        self.summary = until(complete, "all of it measured", timeout=120, show=look)
+        self.small = until(
+            lambda: measured("?only_cpu_and_memory=true"), "measured again", show=look
+        )
         self.resource = self.raw("metrics/resource")
         self.probes = self.raw("metrics/probes")
 
     def raw(self, path: str) -> str:
         return self.kube.out("get", "--raw", f"/api/v1/nodes/{self.node}/proxy/{path}")
 
-    def pods(self, found: Any = None) -> list[Any]:
-        found = found or json.loads(self.raw("stats/summary"))
+    def pods(self, found: Any) -> list[Any]:
         return [one for one in found["pods"] if one["podRef"]["namespace"] == self.kube.namespace]
 
 

@@ -47,7 +47,7 @@ class Answerer:
         context = ssl.create_default_context(cafile=str(plane.authority.cert))
         context.load_cert_chain(admin.cert, admin.key)
         host, _, port = plane.url.removeprefix("https://").partition(":")
-        connection = http.client.HTTPSConnection(host, int(port), context=context, timeout=30)
+        connection = http.client.HTTPSConnection(host, int(port), context=context, timeout=60)
         base = f"/api/v1/nodes/{self.node}/proxy/logs{below}"
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         try:

@@ -1,8 +1,9 @@
 """A running kubelet API over local processes, and clients with certificates of a CA."""
 
 import asyncio
+import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,10 +91,18 @@ def authority(tmp_path: Path) -> Authority:
 
 
 @pytest.fixture
+def refusing_port() -> Iterator[int]:
+    """Nobody listens at it, and nobody else gets it meanwhile."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+@pytest.fixture
 async def served(tmp_path: Path, authority: Authority) -> AsyncIterator[Served]:
     backend = LocalBackend(tmp_path / "rootfs")
     backend.root.mkdir()
-    settings = make_settings(authority, ping_interval=0.2, max_streams=4)
+    settings = make_settings(authority, ping_interval=0.2, max_streams=4, stop_timeout=30.0)
     nodes = LocalNodes()
     api = KubeletApi(backend, nodes, settings, Rules())
     port = await api.start()

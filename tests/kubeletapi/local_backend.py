@@ -264,7 +264,9 @@ class LocalSession:
     async def end(self) -> None:
         for task in self._tasks:
             if not task.done():
-                os.killpg(self._pid, signal.SIGKILL)
+                # It may have ended, and what it said waits to be read.
+                with suppress(ProcessLookupError):
+                    os.killpg(self._pid, signal.SIGKILL)
                 drain = asyncio.create_task(self._drain())
                 await asyncio.wait({task})
                 drain.cancel()

@@ -20,7 +20,7 @@ from vknode.streaming.spdy import (
     StreamReset,
 )
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 @dataclass

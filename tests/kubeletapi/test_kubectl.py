@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import random
+import signal
 import struct
 import termios
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -53,7 +54,7 @@ class Cluster:
             stderr=pipe,
             env={**os.environ, **env},
         )
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(240):
             out, err = await child.communicate(stdin)
         assert child.returncode is not None
         return Result(child.returncode, out, err.decode())
@@ -194,13 +195,14 @@ async def test_a_terminal(cluster: Cluster) -> None:
         # kubectl sends its size right after the start, so the shell may see 0 0 first.
         await screen.until(b"\r\n")
         resize(master, rows=40, columns=120)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while cluster.backend.sessions[0].size != (120, 40):
+                child.send_signal(signal.SIGWINCH)  # it may not have listened to the first one yet
                 await asyncio.sleep(0.05)
         os.write(master, b"hello\r")
         await screen.until(b"40 120\r\ngot:hello\r\n")
         os.write(master, b"\x03")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await child.wait() == 130
     finally:
         if child.returncode is None:
@@ -217,7 +219,7 @@ class Screen:
         self._text = b""
 
     async def until(self, wanted: bytes) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while wanted not in self._text:
                 self._text += await asyncio.to_thread(os.read, self._master, 4096)
 
@@ -276,7 +278,7 @@ async def test_a_followed_log(cluster: Cluster) -> None:
             *cluster.command("logs", "-f", "web"), stdout=asyncio.subprocess.PIPE
         )
         assert child.stdout is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await child.stdout.readline() == b"first\n"
             next_line.set()
             assert await child.stdout.readline() == b"second\n"

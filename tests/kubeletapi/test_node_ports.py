@@ -181,7 +181,7 @@ async def test_a_session_hears_its_client_to_the_end_also_when_its_node_goes(
     async with served.http.ws_connect(url, protocols=("v5.channel.k8s.io",)) as session:
 
         async def hears(what: bytes) -> None:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while what not in await session.receive_bytes():
                     pass
 

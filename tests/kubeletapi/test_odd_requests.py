@@ -13,7 +13,7 @@ from tests.kubeletapi.reviewers import API_SERVER
 from tests.kubeletapi.test_stats import NODE
 from vknode.kubeletapi import LogOptions, PodView
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 EXEC = "/exec/default/web/main?command=true&output=1"
 WEBSOCKET = (
     b"Connection: Upgrade\r\nUpgrade: websocket\r\n"

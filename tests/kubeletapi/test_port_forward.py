@@ -24,7 +24,7 @@ from vknode.streaming.spdy import (
 )
 
 FORWARD = "/portForward/default/web"
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 @asynccontextmanager
@@ -173,12 +173,12 @@ async def test_a_client_that_resets_after_the_answer_gets_the_end_of_the_errors(
         assert not client.data[error]
 
 
-async def test_nobody_listens_there(served: Served, unused_tcp_port: int) -> None:
+async def test_nobody_listens_there(served: Served, refusing_port: int) -> None:
     async with tunnel(served) as client:
-        error, data = await client.open(unused_tcp_port, "1")
+        error, data = await client.open(refusing_port, "1")
         await client.until(lambda: error in client.ended and data in client.reset)
         assert bytes(client.data[error]).decode() == (
-            f"error forwarding port {unused_tcp_port} to pod web, uid u-1: connection refused"
+            f"error forwarding port {refusing_port} to pod web, uid u-1: connection refused"
         )
         # The tunnel itself goes on.
         async with listening(echo) as port:
@@ -229,7 +229,7 @@ async def test_a_client_that_goes_takes_its_connections_along(served: Served) ->
 
 @pytest.mark.parametrize("protocol", ["v4.channel.k8s.io", "v4.base64.channel.k8s.io"])
 async def test_channels_carry_one_connection_a_port(
-    served: Served, protocol: str, unused_tcp_port: int
+    served: Served, protocol: str, refusing_port: int
 ) -> None:
     served.backend.add("web")
     text = "base64" in protocol
@@ -240,7 +240,7 @@ async def test_channels_carry_one_connection_a_port(
     async with (
         listening(once) as port,
         served.http.ws_connect(
-            f"{served.url}{FORWARD}?port={port},{unused_tcp_port}", protocols=(protocol,)
+            f"{served.url}{FORWARD}?port={port},{refusing_port}", protocols=(protocol,)
         ) as socket,
     ):
         heard: dict[int, bytes] = {0: b"", 1: b"", 2: b"", 3: b""}
@@ -256,7 +256,7 @@ async def test_channels_carry_one_connection_a_port(
                 else:
                     channel, data = message.data[0], message.data[1:]
                 heard[channel] += data
-    ports = [one.to_bytes(2, "little") for one in (port, unused_tcp_port)]
+    ports = [one.to_bytes(2, "little") for one in (port, refusing_port)]
     assert heard[0] == ports[0] + hello and heard[1] == ports[0] and heard[2] == ports[1]
     assert heard[3].startswith(ports[1] + b"error forwarding port")
 

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from vknode.kubeletapi.raw_connection import RawConnection
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 Serve = Callable[[RawConnection], Awaitable[None]]
 
 

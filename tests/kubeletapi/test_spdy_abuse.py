@@ -133,11 +133,11 @@ async def test_a_slow_client_is_told_why_the_server_goes(served: Served) -> None
 
 
 async def test_a_port_that_is_over_holds_up_no_other_channel(
-    served: Served, unused_tcp_port: int
+    served: Served, refusing_port: int
 ) -> None:
     served.backend.add("web")
     async with listening(echo) as port:
-        url = f"{served.url}{FORWARD}?port={unused_tcp_port},{port}"
+        url = f"{served.url}{FORWARD}?port={refusing_port},{port}"
         async with served.http.ws_connect(url, protocols=("v4.channel.k8s.io",)) as socket:
             async with asyncio.timeout(PATIENCE):
                 while (message := await socket.receive()).data[:1] != b"\1" or (

@@ -174,7 +174,7 @@ async def test_versions_that_nobody_speaks(served: Served) -> None:
         assert answer.headers["x-accepted-stream-protocol-versions"] == PROTOCOL
 
 
-async def test_ports_are_forwarded(served: Served, unused_tcp_port: int) -> None:
+async def test_ports_are_forwarded(served: Served, refusing_port: int) -> None:
     served.backend.add("web")
     async with (
         listening(echo) as port,
@@ -190,7 +190,7 @@ async def test_ports_are_forwarded(served: Served, unused_tcp_port: int) -> None
             await peer.send(data, sent[data], fin=True)
         await peer.until(lambda: peer.ended >= sent.keys())
         assert {one: bytes(peer.data[one]) for one in sent} == sent
-        about = {"port": str(unused_tcp_port), "requestid": "x"}
+        about = {"port": str(refusing_port), "requestid": "x"}
         error = await peer.open(streamtype="error", **about)
         await peer.open(streamtype="data", **about)
         await peer.until(lambda: error in peer.ended)

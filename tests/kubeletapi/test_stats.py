@@ -260,7 +260,12 @@ async def test_many_at_once_ask_the_pool_once(served: Served, ports: tuple[int, 
     paths = ("/stats/summary", "/metrics/resource", "/metrics/probes") * 5
     asking = [asyncio.create_task(served.get(path, ports[0])) for path in paths]
     leaving = asyncio.create_task(served.get("/stats/summary", ports[0]))
-    while not served.nodes.asked:
+    running = served.api.counts.running
+    async with asyncio.timeout(60):
+        # An answer is good for a second, however long it takes the last of them to come.
+        while not served.nodes.asked or running["stats"] + running["metrics"] < len(paths) + 1:
+            await asyncio.sleep(0)
+    for _ in range(20):  # and until each of them waits for the pool
         await asyncio.sleep(0)
     leaving.cancel()
     served.nodes.go.set()

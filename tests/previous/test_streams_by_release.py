@@ -67,6 +67,6 @@ async def kubectl(
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         _, error = await child.communicate(json.dumps(stdin).encode())
     assert fails == (child.returncode != 0), error.decode()

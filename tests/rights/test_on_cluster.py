@@ -80,11 +80,11 @@ def test_the_agent_asks_for_what_is_listed_and_for_nothing_else(alone: Running) 
         zone.options = replace(zone.options, cells=2)
         zone.pool = zone._child("pool", zone.pool_command())
         thread.run(cluster.start_pool("az1"))
-        kube.gone("node", GOES)
+        kube.gone("node", GOES, timeout=90)
         until(
             lambda: not rights.never_made(rights.requests(log)),
             "every request of the table",
-            timeout=60,
+            timeout=120,
             show=lambda: "never made: " + "; ".join(rights.never_made(rights.requests(log))),
         )
         kube.out("delete", "node", TAKEN)
@@ -109,7 +109,7 @@ def the_kubelet_api(kube: Kube) -> None:
     )
     # It is known, and may not.
     with pytest.raises(urllib.error.HTTPError) as caught:
-        urllib.request.urlopen(request, context=ssl._create_unverified_context(), timeout=20)
+        urllib.request.urlopen(request, context=ssl._create_unverified_context(), timeout=60)
     assert caught.value.code == 403
     caught.value.close()
 

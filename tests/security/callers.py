@@ -27,6 +27,10 @@ WEBSOCKET = {
 }
 
 
+# By when the other side has ended it: while this one writes, before an answer, or in one.
+_ENDED = (ConnectionResetError, BrokenPipeError, http.client.RemoteDisconnected)
+
+
 class NoHandshake(Exception):
     """TLS ended the connection: there was no HTTP answer at all."""
 
@@ -71,7 +75,7 @@ class Port:
             # After an upgrade the stream has no end.
             body = "" if response.status == 101 else response.read().decode()
             return Answer(response.status, body, dict(response.getheaders()))
-        except (ssl.SSLError, ConnectionResetError, http.client.RemoteDisconnected) as error:
+        except (ssl.SSLError, *_ENDED) as error:
             raise NoHandshake(type(error).__name__) from error
         finally:
             connection.close()

@@ -105,7 +105,7 @@ class Guarded:
         until(
             lambda: self.kube.run(*question, check=False).stdout.startswith("yes"),
             f"{rule} is allowed",
-            timeout=20,
+            timeout=60,
         )
 
     def account(self, stem: str) -> str:

@@ -147,7 +147,7 @@ def test_a_right_on_one_node_is_none_on_another(guarded: Guarded) -> None:
     until(
         lambda: guarded.port().ask(guarded.logs, pair=pair).status == 200,
         "the new right counts",
-        timeout=20,
+        timeout=60,
     )
     # Asked on another node's port, the Pod is not there.
     assert guarded.port(other).ask(guarded.logs, pair=pair).status == 404
@@ -175,7 +175,7 @@ def test_a_right_that_is_taken_back_ends_with_the_memory_of_it(guarded: Guarded)
     until(
         lambda: guarded.port().ask(guarded.logs, pair=pair).status == 403,
         "the right has ended",
-        timeout=20,
+        timeout=60,
     )
 
 
@@ -220,7 +220,7 @@ def test_the_token_of_an_account_that_is_deleted(guarded: Guarded) -> None:
     until(
         lambda: guarded.port().ask(guarded.logs, token=token).status == 401,
         "the token has ended",
-        timeout=20,
+        timeout=60,
     )
 
 
@@ -257,7 +257,7 @@ def test_without_the_api_server_nothing_is_allowed(guarded: Guarded) -> None:
     until(
         lambda: port.ask(guarded.logs, token=token).status == 200,
         "the reader reads again",
-        timeout=30,
+        timeout=60,
     )
 
 

@@ -60,7 +60,7 @@ def test_drain_respects_a_disruption_budget(kube: Kube) -> None:
         # Never fewer than two ready, watched from outside while the node empties.
         kube.out("cordon", "az3-a")
         assert "SchedulingDisabled" in kube.out("get", "node", "az3-a")
-        drain = kube.popen("drain", "az3-a", "--pod-selector=app=guarded", "--timeout=90s")
+        drain = kube.popen("drain", "az3-a", "--pod-selector=app=guarded", "--timeout=180s")
         lowest = 3
         while drain.poll() is None:
             ready = sum(
@@ -94,7 +94,7 @@ def test_drain_that_the_budget_forbids_fails(kube: Kube) -> None:
     )
     before = {p["metadata"]["uid"] for p in kube.ready_pods("app=stuck", 2)}
     try:
-        done = kube.run("drain", "az3-a", "--pod-selector=app=stuck", "--timeout=8s", check=False)
+        done = kube.run("drain", "az3-a", "--pod-selector=app=stuck", "--timeout=20s", check=False)
         assert done.returncode != 0
         assert "Cannot evict pod as it would violate the pod's disruption budget" in (
             done.stderr + done.stdout

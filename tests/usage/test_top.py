@@ -15,8 +15,10 @@ from vknode.devcluster.metricsserver import RESOLUTION
 pytestmark = [pytest.mark.cluster, pytest.mark.containerd]
 
 # A rate needs two looks at a node that knows the container.
-SEEN_WITHIN = 6.0 * RESOLUTION
+SEEN_WITHIN = 12.0 * RESOLUTION
 LIMIT = 200  # thousandths of a processor
+#: What kubectl says where metrics-server has no measurement, or no time on a busy machine.
+NOT_YET = ("not available yet", "not found", "Metrics API not available", "unable to handle")
 
 
 def milli(text: str) -> int:
@@ -36,11 +38,13 @@ def top(kube: Kube, *args: str) -> dict[tuple[str, ...], tuple[int, int]]:
     """CPU and memory by the names before them; empty while metrics-server has none."""
     done = kube.run("top", *args, "--no-headers", check=False)
     if done.returncode != 0:
-        assert "not available yet" in done.stderr or "not found" in done.stderr, done.stderr
+        assert any(words in done.stderr for words in NOT_YET), done.stderr
         return {}
     rows = {}
     for line in done.stdout.splitlines():
         words = line.split()
+        if "<unknown>" in words:  # a node that metrics-server has not seen yet
+            continue
         usage = next(index for index, word in enumerate(words) if re.fullmatch(r"\d+m", word))
         memory = next(word for word in words[usage:] if word.endswith("Mi"))
         rows[tuple(words[:usage])] = (milli(words[usage]), mebi(memory))
@@ -53,17 +57,22 @@ def test_each_virtual_node_has_its_own_usage(measured: Running, kube: Kube) -> N
     kube.apply(simple_pod("burner", BURN, nodeName=busy, container={"resources": cpu(LIMIT)}))
     kube.wait_phase("burner", "Running")
 
-    def look() -> dict[tuple[str, ...], tuple[int, int]] | None:
+    def look() -> bool:
         rows = top(kube, "nodes")
-        return rows if rows.get((busy,), (0, 0))[0] >= LIMIT * 0.7 else None
+        return (
+            set(rows) == {(name,) for name in names}
+            and rows[busy,][0] >= LIMIT * 0.7
+            # Four nodes of one agent on one machine: what one burns is not the others'.
+            and all(rows[name,][0] < LIMIT * 0.5 for name in idle)
+        )
 
-    rows = until(
-        look, f"{busy} is busy", timeout=SEEN_WITHIN, every=1.0, show=lambda: top(kube, "nodes")
+    until(
+        look,
+        f"{busy} is busy, and no other",
+        timeout=SEEN_WITHIN,
+        every=1.0,
+        show=lambda: top(kube, "nodes"),
     )
-    assert set(rows) == {(name,) for name in names}
-    # Four nodes of one agent on one machine: what one burns is not the others'.
-    for name in idle:
-        assert rows[name,][0] < LIMIT * 0.5, rows
 
 
 def test_each_container_has_its_own_usage(kube: Kube) -> None:

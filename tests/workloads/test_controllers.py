@@ -21,21 +21,19 @@ def zone_of(pod: Object) -> str:
 
 def test_web_example_spreads_and_answers_across_zones(kube: Kube) -> None:
     kube.run("apply", "-f", str(EXAMPLES / "web.yaml"))
-    kube.out("rollout", "status", "deployment/web", "--timeout=90s")
+    kube.out("rollout", "status", "deployment/web", "--timeout=110s")
     pods = kube.ready_pods("app=web", 6)
     zones = sorted(map(zone_of, pods))
     assert zones == ["az1", "az1", "az2", "az2", "az3", "az3"]
     assert len({p["spec"]["nodeName"] for p in pods}) == 6
     here, there = (next(p for p in pods if zone_of(p) == z) for z in ("az1", "az2"))
-    answer = kube.out(
-        "exec",
-        here["metadata"]["name"],
-        "--",
-        "sh",
-        "-c",
-        f"printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc {there['status']['podIP']} 8080",
-    )
-    assert f"hello from {there['metadata']['name']} on {there['spec']['nodeName']}" in answer
+    ask = f"printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc {there['status']['podIP']} 8080"
+    hello = f"hello from {there['metadata']['name']} on {there['spec']['nodeName']}"
+
+    def answer() -> str:  # no probe tells whether it listens yet
+        return kube.run("exec", here["metadata"]["name"], "--", "sh", "-c", ask, check=False).stdout
+
+    until(lambda: hello in answer(), hello, show=answer)
 
 
 def test_stateful_set_keeps_names_and_order(kube: Kube) -> None:
@@ -66,7 +64,7 @@ def test_daemon_set_puts_one_on_every_node(kube: Kube) -> None:
 
 def test_job_completes_with_the_logs_of_each_index(kube: Kube) -> None:
     kube.run("apply", "-f", str(EXAMPLES / "job.yaml"))
-    kube.out("wait", "--for=condition=complete", "job/squares", "--timeout=90s")
+    kube.out("wait", "--for=condition=complete", "job/squares", "--timeout=110s")
     lines = sorted(kube.out("logs", "-l", "job-name=squares", "--tail=-1").splitlines())
     assert lines == [f"{i} squared is {i * i}" for i in range(6)]
     assert {p["status"]["phase"] for p in kube.items("pods", "job-name=squares")} == {"Succeeded"}
@@ -94,7 +92,7 @@ def test_job_counts_failures_by_real_exit_codes(kube: Kube) -> None:
             },
         }
     )
-    kube.out("wait", "--for=condition=failed", "job/failing", "--timeout=60s")
+    kube.out("wait", "--for=condition=failed", "job/failing", "--timeout=110s")
     conditions = kube.json("get", "job", "failing")["status"]["conditions"]
     assert "PodFailurePolicy" in {c.get("reason") for c in conditions}
 
@@ -106,7 +104,7 @@ def test_cron_job_runs_within_its_minute(kube: Kube) -> None:
     def finished() -> list[Object]:
         return [p for p in kube.items("pods") if p["status"].get("phase") == "Succeeded"]
 
-    (pod, *_) = until(finished, "a finished run of the CronJob", timeout=100, every=1)
+    (pod, *_) = until(finished, "a finished run of the CronJob", timeout=180, every=1)
     assert kube.out("logs", pod["metadata"]["name"]).strip()
 
 
@@ -117,9 +115,8 @@ def test_same_name_recreated_quickly_is_another_pod(kube: Kube) -> None:
         pod = kube.wait_phase("phoenix", "Running")
         uids.add(pod["metadata"]["uid"])
         until(
-            lambda turn=turn: kube.out("logs", "phoenix") == f"life {turn}\n",  # type: ignore[misc]  # mypy cannot infer lambda defaults
+            lambda turn=turn: kube.run("logs", "phoenix", check=False).stdout == f"life {turn}\n",  # type: ignore[misc]  # mypy cannot infer lambda defaults
             f"the log of life {turn}",
-            timeout=20,
             show=lambda: kube.run("logs", "phoenix", check=False),
         )
         kube.out("delete", "pod", "phoenix", "--grace-period=1")

@@ -127,6 +127,7 @@ class KubeletApi:
         """Listens, and returns the port shared by all nodes. Raises `KubeletApiError` naming
         what is wrong."""
         settings = self._settings
+        files = self._mark()  # before they are read: what changes meanwhile is seen to be new
         self._tls = self._make_tls()
         runner = web.AppRunner(
             self._app,
@@ -151,7 +152,7 @@ class KubeletApi:
             await runner.cleanup()
             raise
         self._runner, self._doorman = runner, doorman
-        self._renewing = asyncio.create_task(self._renew())
+        self._renewing = asyncio.create_task(self._renew(files))
         _log.info("kubelet_api_listening", address=settings.address, port=port)
         if settings.authorization.always_allow:
             _log.warning(
@@ -183,9 +184,8 @@ class KubeletApi:
         self._measuring.forget(node)
         self._listeners.close(node)
 
-    async def _renew(self) -> None:
+    async def _renew(self, files: Mark) -> None:
         """Certificates are renewed under a running process: by cert-manager, or as a Secret."""
-        files = self._mark()
         while True:
             await asyncio.sleep(self._settings.certificate_check_interval)
             found = self._mark()

@@ -37,6 +37,8 @@ EXAMPLES, MANY_EXAMPLES = 5, 20
 MANY = ("/containerLogs", "/exec", "/attach", "/portForward", "/stats")
 # When the files of a folder were modified; the document names it among its dates.
 NOON = 1_700_000_000
+# On a busy machine some of these tests take minutes.
+pytestmark = pytest.mark.timeout(900)
 _CHECKS = [
     checks.status_code_conformance,
     checks.content_type_conformance,

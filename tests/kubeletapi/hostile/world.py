@@ -24,7 +24,7 @@ from vknode.devcluster.pki import Authority, KeyPair
 from vknode.kubeletapi import KubeletApi
 
 #: Seconds within which the server answers, ends the connection or lets go of what it had.
-PATIENCE = 20.0
+PATIENCE = 60.0
 #: A certificate that may do everything, one that may do nothing, none at all.
 MAY_ALL, MAY_NOTHING, NOBODY = "may all", "may nothing", "nobody"
 # Bytes; a session may never come to its end.
