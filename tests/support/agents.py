@@ -36,7 +36,7 @@ def _start(running: Running, config: str) -> None:
     cluster.agent_files.config.write_text(config)
     thread.run(cluster.start_agent())
     for node in cluster.node_names:
-        until(partial(_answers, running, node), f"{node} answers", timeout=30)
+        until(partial(_answers, running, node), f"{node} answers", timeout=60)
 
 
 def _answers(running: Running, node: str) -> bool:

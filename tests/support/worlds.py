@@ -36,10 +36,10 @@ def sim_world(*, zones: int, cells_per_zone: int) -> Iterator[World]:
 
         def lose() -> None:
             thread.run(cluster.kill_pool("az1"))
-            until(lambda: not ready() & lost, "the zone's nodes NotReady", timeout=40)
+            until(lambda: not ready() & lost, "the zone's nodes NotReady", timeout=90)
 
         def restore() -> None:
             thread.run(cluster.start_pool("az1"))
-            until(lambda: ready() >= lost, "the zone's nodes Ready again", timeout=40)
+            until(lambda: ready() >= lost, "the zone's nodes Ready again", timeout=90)
 
         yield World(kube, FAILURE_DOMAINS, lose, restore)
