@@ -37,7 +37,7 @@ def agent(file: Path, *options: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "vknode", "agent", "--config", str(file), *options],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
 
@@ -157,5 +157,5 @@ def test_a_pool_that_is_away_is_said_and_sigterm_ends_all(
         until(lambda: "pool_unreachable" in events(), "pool_unreachable", show=events)
         until(lambda: "agent_ready" in events(), "agent_ready", show=events)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=60) == 0
     assert lines[-1]["event"] == "agent_stopped"
