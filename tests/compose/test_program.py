@@ -131,7 +131,8 @@ def started(file: Path) -> Iterator[tuple[subprocess.Popen[str], list[dict[str, 
     def read() -> None:
         assert process.stderr is not None
         for line in process.stderr:
-            lines.append(json.loads(line))
+            if line.startswith("{"):  # libraries may have something to say, too
+                lines.append(json.loads(line))
 
     reader = threading.Thread(target=read)
     reader.start()
