@@ -9,7 +9,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from tests.agent.world import World
+from tests.agent.world import PATIENCE, World
 from vknode.pool.errors import NO_CAPACITY, UNSUPPORTED_FIELD, PoolFailure
 from vknode.pool.v1 import status_pb2
 
@@ -25,7 +25,7 @@ async def test_a_burst_fills_the_cell_and_not_more(world: World) -> None:
         names = [f"p{number}" for number in range(12)]
         await asyncio.gather(*(world.create(name, container=asking("1")) for name in names))
         phases: Counter[str] = Counter()
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(PATIENCE):
             while phases["Running"] + phases["Failed"] < 12:
                 pods = [await world.get(name) for name in names]
                 phases = Counter(pod["status"]["phase"] for pod in pods if pod)

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.agent.world import World
+from tests.agent.world import PATIENCE, World
 from vknode.agent import pod_certificates
 
 pytestmark = pytest.mark.cluster
@@ -36,7 +36,7 @@ class Signer:
     async def next(self) -> dict[str, Any]:
         """A request that has not been seen yet."""
         path = f"{API}/namespaces/{self.world.namespace}/podcertificaterequests"
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 found = msgspec.json.decode(await self.world.client.get(path))["items"]
                 names = {one["metadata"]["name"] for one in self.seen}
@@ -175,7 +175,7 @@ async def test_a_refusal_is_for_good_and_told(world: World) -> None:
         await signer.answer(request, {"conditions": [condition]})
         event = await world.event("Denied")
         assert 'was denied, reason="NotYou", message="ask somebody else"' in event["message"]
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(PATIENCE):
             while not any(
                 "was permanently denied" in event["message"]
                 for event in await world.events("FailedMount")

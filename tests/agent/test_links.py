@@ -49,7 +49,7 @@ def announced(most: int | None, *updates: CellsUpdate) -> Link:
 
 
 async def ended(link: Link) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await link.run()
 
 

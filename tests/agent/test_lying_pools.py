@@ -104,7 +104,7 @@ async def play(steps: list[tuple[str, str]]) -> None:
         for _ in range(3):
             await asyncio.sleep(0)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while api.objects or pool.sandboxes or agent.records:
                 for name in list(api.objects):
                     api.user_deletes(name)
@@ -132,18 +132,24 @@ async def test_each_lie_is_named() -> None:
     api = Watched(pool)
     agent = AgentInMemory(api, pool, liar)
     api.create("a")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while api.objects["a"]["status"]["phase"] != "Running":
             await asyncio.sleep(0.001)
     uid = api.objects["a"]["metadata"]["uid"]
     for kind in KINDS:
         tell(liar, pool, kind, uid)
+    counted = agent.metrics.registry.get_sample_value
+    name = "vknode_pool_claims_refused_total"
+    async with asyncio.timeout(60):
+        while (
+            counted(name, {"pool": "other-0", "why": "other_pool"}) != 5
+            or counted(name, {"pool": "az1", "why": "other_cell"}) != 1
+        ):
+            await asyncio.sleep(0.001)
     await asyncio.sleep(0.05)
     status = api.objects["a"]["status"]
     await agent.stop()
     assert status["phase"] == "Running" and status["podIP"] == "10.9.0.7"
-    counted = agent.metrics.registry.get_sample_value
-    name = "vknode_pool_claims_refused_total"
     assert counted(name, {"pool": "other-0", "why": "other_pool"}) == 5
     assert counted(name, {"pool": "az1", "why": "other_cell"}) == 1
     # One of each is told at the Node; the recorder joins what is the same.

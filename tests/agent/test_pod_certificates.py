@@ -61,7 +61,7 @@ class World:
         return await self.certificates.resolve("default", NEED, "n")
 
     async def asked(self, count: int) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while self.client.made < count or self.certificates._records["uid"][NEED].task:
                 await asyncio.sleep(0.005)
 

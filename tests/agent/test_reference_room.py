@@ -51,7 +51,7 @@ class World:
 
         wanted = [watched, polled or set(), unwatched or set()]
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 while now() != wanted:
                     await asyncio.sleep(0.005)
         except TimeoutError:

@@ -25,7 +25,7 @@ from tests.agent.content import (
     started,
     watched,
 )
-from tests.agent.world import World
+from tests.agent.world import PATIENCE, World
 from vknode.agent.reference_index import RefKey
 from vknode.agent.reference_watches import ReferenceWatches
 from vknode.pool.v1 import status_pb2
@@ -58,7 +58,8 @@ async def test_a_change_right_after_the_start_is_not_missed(world: World) -> Non
     """Before the watch is open."""
     await put(world, "configmaps", "c", k="1")
     async with world.agent() as agent:
-        uid = await started(world, **mounts(config_map()))
+        uid = await world.create(**mounts(config_map()))
+        await world.until(lambda: uid in world.pool.specs)
         assert references(agent)["watched"] == 0
         await put(world, "configmaps", "c", k="2")
         await has(world, uid, {"k": b"2"})
@@ -112,7 +113,7 @@ async def test_what_is_missing_is_told_by_a_watch_not_asked_for_again_and_again(
         assert agent._client.stats.requests["GET"] - gets <= 1
         # It comes, but not yet with what is needed.
         await put(world, "configmaps", "later", other="x")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while not any(
                 "non-existent config key: k" in event["message"]
                 for event in await world.events("FailedMount")
@@ -126,7 +127,10 @@ async def test_what_is_missing_is_told_by_a_watch_not_asked_for_again_and_again(
 async def test_a_variable_that_is_missing_is_told_by_a_watch(world: World) -> None:
     source = {"secretKeyRef": {"name": "later", "key": "k"}}
     async with world.agent() as agent:
-        uid = await world.create(container={"env": [{"name": "K", "valueFrom": source}]})
+        uid = await world.create(
+            automountServiceAccountToken=False,
+            container={"env": [{"name": "K", "valueFrom": source}]},
+        )
         await world.event("Failed")
         await watched(world, agent, 1)
         gets = agent._client.stats.requests["GET"]
@@ -330,7 +334,8 @@ async def test_tokens_are_renewed_before_they_expire(
         assert references(agent)["tokens"] == 1
         await world.delete()
         await world.when(lambda pod: pod is None)
-        assert references(agent)["tokens"] == 0
+        # One that was just being renewed is forgotten with the Pod.
+        await world.until(lambda: references(agent)["tokens"] == 0)
 
 
 async def test_a_new_root_ca_reaches_every_pod(

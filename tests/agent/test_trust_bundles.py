@@ -30,7 +30,7 @@ class Client(KubeClient):
 async def test_without_the_right_to_read_them_nobody_waits_for_the_list() -> None:
     client = Client(ApiError(403, "Forbidden", "may not list clustertrustbundles"))
     bundles = TrustBundles(client, sync_seconds=3600.0)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         for _ in range(2):
             answer = await bundles.resolve(NEED)
             assert isinstance(answer, Missing) and "may not list" in answer.message

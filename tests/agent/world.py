@@ -17,6 +17,9 @@ from vknode.agent.config import AgentConfig, KubeletConfig, PoolConfig
 from vknode.kube.client import KubeClient
 from vknode.kube.errors import ApiError
 
+#: Seconds that anything may take which involves the API server, on a machine that is busy.
+PATIENCE = 60.0
+
 
 class World:
     """The API as a user, the pool, and agents that come and go."""
@@ -50,7 +53,7 @@ class World:
             finally:
                 await agent.close()
 
-    async def until(self, condition: Callable[[], Any], timeout: float = 15.0) -> None:
+    async def until(self, condition: Callable[[], Any], timeout: float = PATIENCE) -> None:
         async with asyncio.timeout(timeout):
             while not condition():
                 await asyncio.sleep(0.01)
@@ -90,7 +93,7 @@ class World:
         """The Pod (or {}) as soon as the condition holds of it."""
         pod = None
         try:
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(PATIENCE):
                 while not condition(pod := await self.get(name)):
                     await asyncio.sleep(0.02)
         except TimeoutError:
@@ -108,7 +111,7 @@ class World:
         return [event for event in found["items"] if event["reason"] == reason]
 
     async def event(self, reason: str) -> dict[str, Any]:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while not (found := await self.events(reason)):
                 await asyncio.sleep(0.05)
         return found[0]

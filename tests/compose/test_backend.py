@@ -71,12 +71,12 @@ async def setting(short_path: Path) -> AsyncIterator[Setting]:
 
         following = asyncio.create_task(follow())
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await running.wait()
             yield Setting(AgentBackend(store, {UID: record}, {"az1": client}), record)
         finally:
             await client.close()
-            await asyncio.wait([following], timeout=5)
+            await asyncio.wait([following], timeout=60)
 
 
 async def read(setting: Setting, options: LogOptions) -> bytes:
@@ -90,7 +90,7 @@ async def test_a_container_is_seen_as_the_pool_says(setting: Setting) -> None:
 
 
 async def test_logs(setting: Setting) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while await read(setting, LogOptions("main")) != b"one\ntwo\n":
             await asyncio.sleep(0.02)
     assert await read(setting, LogOptions("main", tail_lines=1)) == b"two\n"
@@ -100,7 +100,7 @@ async def test_logs(setting: Setting) -> None:
 
 async def test_a_followed_log_ends_with_its_reader(setting: Setting) -> None:
     logs = setting.backend.open_logs(setting.pod, LogOptions("main", follow=True))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         text = b""
         while text != b"one\ntwo\n":
             text += await anext(logs)

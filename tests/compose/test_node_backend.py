@@ -225,13 +225,13 @@ class Setting:
         )
         probe = container.readiness_probe
         probe.handler.exec.command.extend(["true"])
-        probe.timeout_seconds, probe.period_seconds = 1, 1
+        probe.timeout_seconds, probe.period_seconds = 60, 1
         probe.success_threshold = probe.failure_threshold = 1
         if known:
             self.store.upsert(PodObject(msgspec.json.encode(pod_json(uid, name=name, node=node))))
             self.records[uid] = PodRecord(uid, node, self.link, node)
         await self.client.create(spec, "test")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while uid not in self.running:
                 await asyncio.sleep(0.02)
 
@@ -267,7 +267,7 @@ async def setting(short_path: Path) -> AsyncIterator[Setting]:
             yield Setting(nodes, client, store, records, link, running)
         finally:
             await client.close()
-            await asyncio.wait(following, timeout=5)
+            await asyncio.wait(following, timeout=60)
 
 
 A, B, STRANGER = (f"6f6f6f6f-0000-4000-8000-00000000000{n}" for n in range(3))

@@ -38,7 +38,7 @@ def test_dropped_watches_are_resumed(sim: Running, sim_kube: Kube, how: str) -> 
     for _ in range(3):
         assert sim.thread.run(sim.cluster.proxy.drop_watches(how)) >= 1
         sim_kube.apply(simple_pod("late"))
-        sim_kube.wait_phase("late", "Running", timeout=30)
+        sim_kube.wait_phase("late", "Running")
         sim_kube.out("delete", "pod", "late")
     census.same_sandboxes(sim_kube)
 
@@ -52,7 +52,7 @@ def test_expired_watch_means_a_new_list(sim: Running, sim_kube: Kube) -> None:
     # The resume is refused as well: only a list can help.
     sim.cluster.proxy.fail(410, path="/pods", watch=True, count=1)
     sim_kube.apply(simple_pod("late"))
-    sim_kube.wait_phase("late", "Running", timeout=30)
+    sim_kube.wait_phase("late", "Running")
     census.same_sandboxes(sim_kube)
 
 
@@ -79,10 +79,10 @@ def test_refused_writes_are_made_again(sim: Running, sim_kube: Kube, status: int
     assert proxy is not None
     rule = proxy.fail(status, path="/status", retry_after=1 if status == 429 else None)
     sim_kube.apply(deployment("stubborn", 6))
-    until(lambda: rule.hits >= 10, "ten writes refused", timeout=30)
+    until(lambda: rule.hits >= 10, "ten writes refused")
     proxy.clear()
     # No retry waits longer than 7.5 s, however often it was refused.
-    pods = sim_kube.ready_pods("app=stubborn", 6, timeout=20)
+    pods = sim_kube.ready_pods("app=stubborn", 6, timeout=40)
     assert all(p["status"]["containerStatuses"][0]["restartCount"] == 0 for p in pods)
 
 
@@ -113,5 +113,5 @@ def test_api_server_away_for_30_seconds(sim: Running, sim_kube: Kube) -> None:
     # 30 s are below the node monitor's grace period: no node may have been called NotReady.
     assert not_ready == set()
     sim_kube.apply(simple_pod("after"))
-    sim_kube.wait_phase("after", "Running", timeout=30)
+    sim_kube.wait_phase("after", "Running")
     census.same_sandboxes(sim_kube)

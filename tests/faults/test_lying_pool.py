@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.agent.world import World
+from tests.agent.world import PATIENCE, World
 from tests.conftest import ControlPlaneHandle
 from tests.support.liar import serving
 from vknode.agent.app import Agent
@@ -81,7 +81,7 @@ class Two:
 
     async def named(self, node: str, *words: str) -> None:
         """An event at the Node names the claim."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 found = msgspec.json.decode(
                     await self.world.client.get("/api/v1/namespaces/default/events")

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from tests.faults.census import Census
+from tests.support.agents import agent_with
 from tests.support.fixtures import Running
 from tests.support.kube import Kube, deployment, simple_pod
 from tests.support.until import until
@@ -31,7 +32,7 @@ def test_agent_killed_amid_creates_and_deletes(sim: Running, sim_kube: Kube) -> 
         )
         thread.run(cluster.kill_agent())
         thread.run(cluster.start_agent())
-        sim_kube.ready_pods("app=moving", replicas, timeout=60)
+        sim_kube.ready_pods("app=moving", replicas, timeout=90)
     assert census.nodes_not_ready() == set()
     census.same_sandboxes(sim_kube)
 
@@ -49,7 +50,7 @@ def test_agent_away_for_a_while_leaves_nodes_ready(sim: Running, sim_kube: Kube)
         not_ready |= census.nodes_not_ready()
         time.sleep(0.5)
     thread.run(cluster.start_agent())
-    sim_kube.wait_phase("meanwhile", "Running", timeout=30)
+    sim_kube.wait_phase("meanwhile", "Running", timeout=60)
     assert not_ready | census.nodes_not_ready() == set()
     census.same_sandboxes(sim_kube)
 
@@ -64,7 +65,7 @@ def test_pod_deleted_while_the_agent_is_away(sim: Running, sim_kube: Kube) -> No
     sim_kube.out("delete", "pod", "asked", "--wait=false")
     sim_kube.out("delete", "pod", "forced", "--force", "--grace-period=0")
     thread.run(cluster.start_agent())
-    sim_kube.gone("pod", "asked", timeout=30)
+    sim_kube.gone("pod", "asked", timeout=60)
     census = Census(sim)
     until(
         lambda: not set(uids.values()) & census.sandboxes().keys(),
@@ -82,12 +83,12 @@ def test_a_pool_that_disappears_takes_only_its_nodes(sim: Running, sim_kube: Kub
     try:
         killed = time.monotonic()
         seen: set[str] = set()
-        while not seen >= own and time.monotonic() - killed < 40:
+        while not seen >= own and time.monotonic() - killed < 90:
             seen |= census.nodes_not_ready()
         assert seen == own
         # The rest works on: new Pods start at once elsewhere.
         sim_kube.apply(deployment("elsewhere", 4))
-        pods = sim_kube.ready_pods("app=elsewhere", 4, timeout=30)
+        pods = sim_kube.ready_pods("app=elsewhere", 4, timeout=60)
         assert not {p["spec"]["nodeName"] for p in pods} & own
         assert census.nodes_not_ready() == own
     finally:
@@ -95,7 +96,7 @@ def test_a_pool_that_disappears_takes_only_its_nodes(sim: Running, sim_kube: Kub
     thread.run(cluster.wait_nodes_ready())
 
 
-def test_a_short_break_of_a_pool_is_not_shown(sim: Running) -> None:
+def test_a_short_break_of_a_pool_is_not_shown(sim: Running, sim_kube: Kube) -> None:
     """Killed and back within the hysteresis: no node was ever called NotReady."""
     cluster, thread = sim.cluster, sim.thread
     census = Census(sim)
@@ -106,16 +107,20 @@ def test_a_short_break_of_a_pool_is_not_shown(sim: Running) -> None:
         while not stop.is_set():
             seen.update(census.nodes_not_ready())
 
-    watcher = threading.Thread(target=look)
-    watcher.start()
-    try:
-        thread.run(cluster.kill_pool("az3"))
-        thread.run(cluster.start_pool("az3"))
-        time.sleep(5)
-    finally:
-        stop.set()
-        watcher.join()
-    assert seen == set()
+    # On a busy machine a pool's start may take longer than the 10 s that are usual.
+    with agent_with(sim, "pool", {"unreachableAfterSeconds": 60}):
+        watcher = threading.Thread(target=look)
+        watcher.start()
+        try:
+            thread.run(cluster.kill_pool("az3"))
+            thread.run(cluster.start_pool("az3"))
+            sim_kube.apply(simple_pod("after", nodeSelector={"topology.kubernetes.io/zone": "az3"}))
+            sim_kube.wait_phase("after", "Running")
+            time.sleep(5)
+        finally:
+            stop.set()
+            watcher.join()
+        assert seen == set()
 
 
 @pytest.mark.timeout(240)

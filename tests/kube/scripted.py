@@ -29,11 +29,13 @@ class Seen:
 
 @dataclass
 class ScriptedServer:
-    """Answers requests with the next item of `script`; when it is empty, holds them open."""
+    """Answers requests with the next item of `script`; when it is empty, holds them open. With
+    `mute` it holds every watch open, and the script is for the rest."""
 
     script: list[Answer] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
     url: str = ""
+    mute: bool = False
     _runner: web.AppRunner | None = None
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -64,7 +66,7 @@ class ScriptedServer:
                 await request.read(),
             )
         )
-        if self.script:
+        if self.script and not (self.mute and "watch" in request.query):
             return await self.script.pop(0)(request)
         response = web.StreamResponse()
         await response.prepare(request)
@@ -73,7 +75,7 @@ class ScriptedServer:
         return response
 
     async def until_seen(self, count: int) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(self.seen) < count:
                 await asyncio.sleep(0.005)
 

@@ -114,7 +114,9 @@ async def test_slow_server_is_an_unreachable_one_after_the_timeout() -> None:
         return web.Response()
 
     async with scripted() as (server, client):
-        server.script = [slow]
+        # The connection is there already: it is not this one that takes its time.
+        server.script = [body(200, {}), slow]
+        await client.get("/api/v1/nodes")
         with pytest.raises(Unreachable, match="did not answer in time"):
             await client.get("/api/v1/nodes", timeout=0.1, retry=False)
 

@@ -35,6 +35,9 @@ from vknode.pool.v1 import cell_pb2
 
 pytestmark = pytest.mark.cluster
 
+#: Seconds that anything may take which involves the API server, on a machine that is busy.
+PATIENCE = 60.0
+
 
 @dataclass
 class Side:
@@ -64,7 +67,7 @@ class Side:
                 return condition["status"], condition["reason"]
         return "", ""
 
-    async def until(self, what: Callable[[], Awaitable[bool]], seconds: float = 20) -> None:
+    async def until(self, what: Callable[[], Awaitable[bool]], seconds: float = PATIENCE) -> None:
         async with asyncio.timeout(seconds):
             while not await what():
                 if self.task.done():
@@ -177,7 +180,7 @@ async def test_each_node_announces_its_own_port_and_keeps_it(
     first = Ports()
     async with node_side(control_plane, agent, "az1", ports=first) as side:
         side.links["az1"].announce(*map(cell, names))
-        await asyncio.wait_for(side.nodes.wait_registered(), 20)
+        await asyncio.wait_for(side.nodes.wait_registered(), PATIENCE)
         before = {name: await announced_port(side, name) for name in names}
         assert before == first.open_
         assert len(set(before.values())) == 3
@@ -185,7 +188,7 @@ async def test_each_node_announces_its_own_port_and_keeps_it(
     second = Ports()
     async with node_side(control_plane, agent, "az1", ports=second) as side:
         side.links["az1"].announce(cell(f"{agent}-0"), *map(cell, reversed(names)))
-        await asyncio.wait_for(side.nodes.wait_registered(), 20)
+        await asyncio.wait_for(side.nodes.wait_registered(), PATIENCE)
         await side.until_ready(names[0], "True", "KubeletReady")
         assert {name: await announced_port(side, name) for name in names} == before
         assert await announced_port(side, f"{agent}-0") not in before.values()
@@ -198,7 +201,7 @@ async def test_a_node_that_goes_gives_its_port_back(
     ports = Ports()
     async with node_side(control_plane, agent, "az1", gone_after=0.2, ports=ports) as side:
         side.links["az1"].announce(cell(a), cell(b))
-        await asyncio.wait_for(side.nodes.wait_registered(), 20)
+        await asyncio.wait_for(side.nodes.wait_registered(), PATIENCE)
         side.links["az1"].announce(cell(b))
 
         async def gone() -> bool:
@@ -214,7 +217,7 @@ async def test_a_node_without_a_free_port_has_the_one_of_all_and_says_why(
     a, b = f"{agent}-a", f"{agent}-b"
     async with node_side(control_plane, agent, "az1", ports=Ports(most=1)) as side:
         side.links["az1"].announce(cell(a), cell(b))
-        await asyncio.wait_for(side.nodes.wait_registered(), 20)
+        await asyncio.wait_for(side.nodes.wait_registered(), PATIENCE)
         ports = {await announced_port(side, name) for name in (a, b)}
         assert ports == {20_000, 10_250}
 
@@ -251,7 +254,7 @@ async def test_200_cells_become_ready_nodes_with_few_requests(
     cells = [cell(f"{agent}-{i}", zone=f"z{i % 3}") for i in range(200)]
     async with node_side(control_plane, agent, "az1") as side:
         side.links["az1"].announce(*cells)
-        await asyncio.wait_for(side.nodes.wait_registered(), 60)
+        await asyncio.wait_for(side.nodes.wait_registered(), 2 * PATIENCE)
 
         async def leased() -> bool:
             return side.leases.stats.creates == 200
@@ -286,8 +289,10 @@ async def test_200_cells_become_ready_nodes_with_few_requests(
 
 
 async def test_leases_are_renewed_and_survive_deletion_and_foreign_edits(
-    control_plane: ControlPlaneHandle, agent: str
+    control_plane: ControlPlaneHandle, agent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Renewals this frequent would give a slow API server one second.
+    monkeypatch.setattr(LeaseKeeper, "_timeout", PATIENCE)
     async with node_side(control_plane, agent, "az1", renew=0.4) as side:
         side.links["az1"].announce(cell(agent))
         path = f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{agent}"
@@ -323,7 +328,7 @@ async def test_a_deleted_node_comes_back_and_its_lease_follows(
 ) -> None:
     async with node_side(control_plane, agent, "az1", renew=0.4) as side:
         side.links["az1"].announce(cell(agent))
-        await asyncio.wait_for(side.nodes.wait_registered(), 20)
+        await asyncio.wait_for(side.nodes.wait_registered(), PATIENCE)
         before = await side.node(agent)
         assert before is not None
         await asyncio.to_thread(control_plane.kubectl, "delete", "node", agent)
@@ -333,6 +338,12 @@ async def test_a_deleted_node_comes_back_and_its_lease_follows(
             return node is not None and node["metadata"]["uid"] != before["metadata"]["uid"]
 
         await side.until(back)
+
+        async def answered() -> bool:
+            # The API server shows it before its answer to the agent has arrived.
+            return side.nodes.stats.recreated >= 1 and side.nodes.identity(agent) is not None
+
+        await side.until(answered)
         assert side.nodes.stats.recreated == 1
         identity = side.nodes.identity(agent)
 
@@ -384,7 +395,7 @@ async def test_health_reaches_exactly_its_own_node(
 async def test_a_pools_restart_within_the_limit_writes_nothing(
     control_plane: ControlPlaneHandle, agent: str
 ) -> None:
-    async with node_side(control_plane, agent, "az1", unreachable_after=5.0) as side:
+    async with node_side(control_plane, agent, "az1", unreachable_after=PATIENCE) as side:
         side.links["az1"].announce(cell(agent))
         await side.until_ready(agent, "True", "KubeletReady")
         before = side.client.stats.requests.get("PATCH", 0)
@@ -400,7 +411,7 @@ async def test_a_new_agent_adopts_and_puts_right_what_happened_meanwhile(
 ) -> None:
     async with node_side(control_plane, agent, "az1") as side:
         side.links["az1"].announce(cell(agent), cell(f"{agent}-2"))
-        await asyncio.wait_for(side.nodes.wait_registered(), 20)
+        await asyncio.wait_for(side.nodes.wait_registered(), PATIENCE)
         uid = (side.nodes.identity(agent) or (0, 0))[1]
         # as the node lifecycle controller does when leases run out
         await side.look.patch_status(
@@ -435,7 +446,7 @@ async def test_a_foreign_node_of_the_name_is_left_alone_and_said(
         )
         try:
             side.links["az1"].announce(cell(name), cell(f"{agent}-b"))
-            await asyncio.wait_for(side.nodes.wait_registered(), 20)
+            await asyncio.wait_for(side.nodes.wait_registered(), PATIENCE)
             assert "was not made by vknode" in side.nodes.refused[name]
             assert side.nodes.identity(name) is None
             assert side.nodes.identity(f"{agent}-b") is not None
@@ -454,7 +465,7 @@ async def test_of_two_pools_with_the_same_cell_the_first_has_the_node(
             side.links["az1"].announce(cell(agent))
             await side.until_ready(agent, "True", "KubeletReady")
             side.links["az2"].announce(cell(agent), cell(f"{agent}-b"))
-            await asyncio.wait_for(side.nodes.wait_registered(), 20)
+            await asyncio.wait_for(side.nodes.wait_registered(), PATIENCE)
             await side.until_ready(f"{agent}-b", "True", "KubeletReady")
             identity = side.nodes.identity(agent)
             assert identity is not None and identity.pool == "az1"
@@ -467,7 +478,7 @@ async def test_a_cell_that_went_is_not_ready_at_once_and_deleted_later(
     control_plane: ControlPlaneHandle, agent: str
 ) -> None:
     a, b = f"{agent}-a", f"{agent}-b"
-    async with node_side(control_plane, agent, "az1", gone_after=2.0) as side:
+    async with node_side(control_plane, agent, "az1", gone_after=10.0) as side:
         side.links["az1"].announce(cell(a), cell(b))
         await side.until_ready(b, "True", "KubeletReady")
         side.links["az1"].announce(cell(a))
@@ -477,7 +488,12 @@ async def test_a_cell_that_went_is_not_ready_at_once_and_deleted_later(
             return await side.node(b) is None
 
         await side.until(deleted)
-        assert side.nodes.node_names == {a}
+
+        async def forgotten() -> bool:
+            # The API server shows it before its answer to the agent has arrived.
+            return side.nodes.node_names == {a}
+
+        await side.until(forgotten)
         assert len(side.leases) == 1
         side.links["az1"].announce(cell(a), cell(b))
         await side.until_ready(b, "True", "KubeletReady")
@@ -493,7 +509,7 @@ async def test_cells_beyond_the_limit_are_named_once_and_wait_for_a_place(
             link, cells = side.links[pool], [cell(name) for name in names]
             link.cells_left_out = 5
             link.announce(*cells)
-            await asyncio.wait_for(side.nodes.wait_registered(), 20)
+            await asyncio.wait_for(side.nodes.wait_registered(), PATIENCE)
             assert side.nodes.node_names == set(names[:2])
             link.announce(*cells[1:])
             # The first one's place is the third one's once its Node is deleted.
@@ -522,15 +538,15 @@ async def test_no_node_is_lost_to_a_limit_that_was_lowered(
     ours = names[6:]
     async with node_side(control_plane, agent, pool) as side:
         side.links[pool].announce(*map(cell, ours))
-        await asyncio.wait_for(side.nodes.wait_registered(), 20)
+        await asyncio.wait_for(side.nodes.wait_registered(), PATIENCE)
     said = [change(*names, snapshot=True), change("one-more"), change(*names, snapshot=True)]
     link = Link(pool, lambda up, down: Announcer(*said), most_without_node=2)
     link.serve(Nobody())
     heard = asyncio.create_task(link.run())
     with structlog.testing.capture_logs() as lines:
         async with node_side(control_plane, agent, max_cells=1, links=[link]) as side:
-            await asyncio.wait_for(heard, 20)
-            await asyncio.wait_for(side.nodes.wait_registered(), 20)
+            await asyncio.wait_for(heard, PATIENCE)
+            await asyncio.wait_for(side.nodes.wait_registered(), PATIENCE)
             for name in ours:
                 await side.until_ready(name, "True", "KubeletReady")
             assert side.nodes.node_names == set(ours)
@@ -544,7 +560,7 @@ async def test_no_node_is_lost_to_a_limit_that_was_lowered(
 async def test_drain_and_label_drift(control_plane: ControlPlaneHandle, agent: str) -> None:
     async with node_side(control_plane, agent, "az1") as side:
         side.links["az1"].announce(cell(agent, draining=True))
-        await asyncio.wait_for(side.nodes.wait_registered(), 20)
+        await asyncio.wait_for(side.nodes.wait_registered(), PATIENCE)
 
         async def unschedulable(wanted: bool) -> bool:
             node = await side.node(agent)
@@ -587,14 +603,21 @@ async def test_an_absent_api_server_costs_no_node_its_readiness(
             await side.until_ready(b, "True", "KubeletReady")
             for how in ("reset", "hang"):
                 failures = side.leases.stats.failures
-                await proxy.cut(2.5, how=how)
+                await proxy.cut(how=how)
                 # what changes meanwhile is reported afterwards
                 side.links["az1"].announce(
                     cell(a), cell(b, health=cell_pb2.HEALTH_UNHEALTHY, health_reason="Fan")
                 )
+
+                async def failing(before: int = failures) -> bool:
+                    return side.leases.stats.failures > before
+
+                await side.until(failing)
+                await asyncio.sleep(1.0)  # the outage itself
+                assert (await side.ready(b))[0] == "True"
+                await proxy.mend()
                 await side.until_ready(b, "False", "Fan")
                 assert (await side.ready(a))[0] == "True"
-                assert side.leases.stats.failures > failures
 
                 async def renewing() -> bool:
                     return side.leases.oldest_renewal_age() < 1.0
@@ -617,7 +640,7 @@ async def test_events_are_counted_and_found_by_kubectl(
         ref = ObjectRef("Pod", namespace, "web", "u-1")
         for _ in range(3):
             recorder.event(ref, "cell-1", NORMAL, "Pulled", "image is there")
-            assert await recorder.drain(10)
+            assert await recorder.drain(PATIENCE)
         listed = json.loads(
             await recorder._client.get(
                 f"/api/v1/namespaces/{namespace}/events",
@@ -630,7 +653,7 @@ async def test_events_are_counted_and_found_by_kubectl(
         assert event["involvedObject"]["uid"] == "u-1"
         # a namespace that is not there: dropped, and the recorder goes on
         recorder.event(ObjectRef("Pod", "no-such", "x", "u"), "n", NORMAL, "R", "m")
-        assert await recorder.drain(10)
+        assert await recorder.drain(PATIENCE)
         assert recorder.stats.failed == 1
     finally:
         task.cancel()

@@ -166,9 +166,7 @@ def test_two_containers_share_an_empty_dir(kube: Kube) -> None:
     )
     kube.apply(pod)
     kube.wait_phase("pair", "Running")
-    until(
-        lambda: "message\n" in kube.out("logs", "pair", "-c", "reader"), "the message", timeout=20
-    )
+    until(lambda: "message\n" in kube.out("logs", "pair", "-c", "reader"), "the message")
 
 
 def test_missing_config_map_holds_the_start_until_it_appears(kube: Kube) -> None:
@@ -188,15 +186,13 @@ def test_missing_config_map_holds_the_start_until_it_appears(kube: Kube) -> None
     until(
         lambda: "CreateContainerConfigError" in kube.out("get", "pod", "early"),
         "CreateContainerConfigError",
-        timeout=30,
         show=lambda: kube.describe("early"),
     )
     until(
         lambda: 'configmap "settings" not found' in kube.describe("early"),
         "the reason in an event",
-        timeout=10,
         show=lambda: kube.describe("early"),
     )
     kube.apply(*map(json.dumps, configuration()))
-    kube.wait_phase("early", "Running", timeout=60)
+    kube.wait_phase("early", "Running")
     assert kube.out("exec", "early", "--", "sh", "-c", "echo $COLOUR") == "blue\n"

@@ -33,16 +33,16 @@ def test_restart_with_back_off(kube: Kube) -> None:
         pod = kube.pod("crashing")
         if "containerStatuses" not in pod["status"]:
             return None
-        status = main_status(pod)
-        waiting = status["state"].get("waiting", {})
-        return status if waiting.get("reason") == "CrashLoopBackOff" else None
+        waiting = main_status(pod)["state"].get("waiting", {})
+        return pod if waiting.get("reason") == "CrashLoopBackOff" else None
 
     kube.wait_phase("crashing", "Running", "Pending")
-    status = until(looping, "CrashLoopBackOff", timeout=60, show=lambda: kube.describe("crashing"))
+    pod = until(looping, "CrashLoopBackOff", timeout=60, show=lambda: kube.describe("crashing"))
+    status = main_status(pod)
     assert status["restartCount"] >= 1
     assert status["lastState"]["terminated"]["exitCode"] == 1
     assert "restarting failed container=main" in status["state"]["waiting"]["message"]
-    assert condition(kube.pod("crashing"), "Ready") == "False"
+    assert condition(pod, "Ready") == "False"
 
 
 def test_on_failure_restarts_only_failures(kube: Kube) -> None:
@@ -82,7 +82,7 @@ def test_init_containers_run_in_order_before_the_main_one(kube: Kube) -> None:
         )
     )
     pod = kube.wait_phase("ordered", "Running")
-    until(lambda: kube.out("logs", "ordered") == "1\n2\n", "both steps in order", timeout=15)
+    until(lambda: kube.out("logs", "ordered") == "1\n2\n", "both steps in order")
     assert [s["state"]["terminated"]["reason"] for s in pod["status"]["initContainerStatuses"]] == [
         "Completed",
         "Completed",
@@ -166,17 +166,16 @@ def test_refused_fields_fail_at_once_and_name_the_path(kube: Kube) -> None:
             hostUsers=False,
         )
     )
-    pod = kube.wait_phase("refused", "Failed", timeout=20)
+    pod = kube.wait_phase("refused", "Failed")
     assert "spec.hostUsers" in pod["status"]["message"]
     until(
         lambda: any("spec.hostUsers" in e["message"] for e in kube.events("refused")),
         "an event with the path",
-        timeout=15,
         show=lambda: kube.describe("refused"),
     )
 
 
 def test_host_network_is_refused(kube: Kube) -> None:
     kube.apply(simple_pod("hostly", hostNetwork=True))
-    pod = kube.wait_phase("hostly", "Failed", timeout=20)
+    pod = kube.wait_phase("hostly", "Failed")
     assert "spec.hostNetwork" in pod["status"]["message"]

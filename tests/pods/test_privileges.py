@@ -46,20 +46,20 @@ def once(name: str, command: str, cell: str, **spec: Any) -> Object:
 
 
 def said(kube: Kube, name: str) -> str:
-    kube.wait_phase(name, "Succeeded", timeout=40)
+    kube.wait_phase(name, "Succeeded")
     return kube.out("logs", name).strip()
 
 
 def refused(kube: Kube, name: str, path: str, opens: str, reason: str) -> None:
     """Failed at once, with an event that says where and what would open it."""
-    pod = kube.wait_phase(name, "Failed", timeout=20)
+    pod = kube.wait_phase(name, "Failed")
     assert pod["status"]["reason"] == reason
     assert path in pod["status"]["message"] and opens in pod["status"]["message"]
 
     def told() -> list[Object]:
         return [e for e in kube.events(name) if e["reason"] == reason]
 
-    (event,) = until(told, "its event", timeout=15, show=lambda: kube.describe(name))
+    (event,) = until(told, "its event", show=lambda: kube.describe(name))
     for word in (f"{path}: ", "privileges[].allow", opens, kube.namespace):
         assert word in event["message"]
 
@@ -145,12 +145,12 @@ def test_a_link_below_an_opened_path_leads_nowhere_else(opened: Kube, folder: Pa
         opened.apply(once("outside", "cat /v/file", OPENED_CELL, **mounting(folder / "way-out")))
         assert said(opened, "inside") == "of the host"
 
-        opened.wait_phase("outside", "Failed", timeout=30)
+        opened.wait_phase("outside", "Failed")
 
         def told() -> bool:
             why = "leads to where the Pod's namespace may not mount"
             return any(why in event["message"] for event in opened.events("outside"))
 
-        until(told, "an event that says so", timeout=20, show=lambda: opened.describe("outside"))
+        until(told, "an event that says so", show=lambda: opened.describe("outside"))
     finally:
         shutil.rmtree(outside)

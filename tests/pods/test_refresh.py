@@ -15,9 +15,9 @@ pytestmark = [pytest.mark.cluster, pytest.mark.containerd]
 
 def shows(kube: Kube, file: str, text: str) -> None:
     until(
-        lambda: text in kube.out("exec", "web", "--", "cat", file),
+        lambda: text in kube.run("exec", "web", "--", "cat", file, check=False).stdout,
         f"{file} with {text!r}",
-        timeout=30,
+        timeout=90,
         show=lambda: kube.out("exec", "web", "--", "sh", "-c", f"ls -laR /v; cat {file}"),
     )
 
@@ -96,7 +96,7 @@ def test_what_was_deleted_under_a_running_pod_holds_nothing_else_up(kube: Kube) 
             if event["reason"] == "FailedMount" and 'secret "s" not found' in event["message"]
         ],
         "an event that tells of the missing Secret",
-        timeout=30,
+        timeout=60,
     )
     kube.apply({**secret, "stringData": {"k": "three"}})
     shows(kube, "/v/s/k", "three")

@@ -98,8 +98,8 @@ def own_namespace(kube: Kube, title: str) -> Iterator[Kube]:
     name = f"{stem or 'test'}-{uuid.uuid4().hex[:6]}"
     kube.out("create", "namespace", name)
     inside = replace(kube, namespace=name)
-    inside.out("wait", "--for=create", "serviceaccount/default", "--timeout=60s")
-    inside.out("wait", "--for=create", "configmap/kube-root-ca.crt", "--timeout=60s")
+    for made in ("serviceaccount/default", "configmap/kube-root-ca.crt"):
+        inside.out("wait", "--for=create", made, "--timeout=60s")
     try:
         yield inside
     finally:

@@ -50,7 +50,9 @@ log = structlog.get_logger()
 NAMESPACE = "kube-node-lease"
 COLLECTION = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
 JITTER = 0.04
+# The longest back-off, and by which share they are spread.
 MAX_BACKOFF = 7.0
+BACKOFF_SPREAD = 0.5
 CONFLICTS_TO_WARN = 3
 
 
@@ -121,7 +123,12 @@ class LeaseKeeper:
         """Keeps the node's Lease from now on; again with another UID after a recreation."""
         held = self._leases.get(node)
         if held is None:
-            backoff = Backoff(base=0.2, maximum=MAX_BACKOFF, rand=self._rand)
+            backoff = Backoff(
+                base=0.2,
+                maximum=MAX_BACKOFF / (1 + BACKOFF_SPREAD),
+                jitter=BACKOFF_SPREAD,
+                rand=self._rand,
+            )
             self._leases[node] = _Held(node_uid, backoff)
         elif held.node_uid == node_uid:
             return

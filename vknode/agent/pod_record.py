@@ -95,8 +95,11 @@ class PodRecord:
     finished: bool = False
     # resourceVersion of our own last write: its echo is no news.
     written: str = ""
-    # Hash of its body, and when it was taken (time.monotonic).
+    # Hash and length of its body, the time in it that was "now", and when it was taken
+    # (time.monotonic).
     written_body: int = 0
+    written_length: int = 0
+    written_now: str = ""
     written_at: float = 0.0
 
     @property
