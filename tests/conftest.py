@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.clusters import ClusterThread, running
 from tests.support.fixtures import cri, kube, sim, sim_kube
@@ -29,9 +29,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Property tests have the same examples each time, so that a run fails for what has changed and not
-# by luck. `make fuzz` has others, and more.
-settings.register_profile("same", derandomize=True)
-settings.register_profile("others", max_examples=1000, deadline=None)
+# by luck. `make fuzz` has others, and more. How long an example takes says something of the machine
+# only: by default one of more than 200 ms, or slow drawing, would be a failure.
+settings.register_profile(
+    "same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile(
+    "others", settings.get_profile("same"), derandomize=False, max_examples=1000
+)
 settings.load_profile("same")
 
 #: Fixtures of whole clusters, shared by every folder.
