@@ -104,6 +104,8 @@ def namespace(control_plane: ControlPlaneHandle, request: pytest.FixtureRequest)
     name = f"{stem or 'test'}-{uuid.uuid4().hex[:6]}"
     kubectl = control_plane.kubectl
     kubectl("create", "namespace", name)
-    kubectl("wait", "-n", name, "--for=create", "serviceaccount/default", "--timeout=30s")
+    kubectl(
+        "wait", "-n", name, "--for=create", "serviceaccount/default", "--timeout=120s", timeout=150
+    )
     yield name
     kubectl("delete", "namespace", name, "--wait=false")

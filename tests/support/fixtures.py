@@ -98,8 +98,8 @@ def own_namespace(kube: Kube, title: str) -> Iterator[Kube]:
     name = f"{stem or 'test'}-{uuid.uuid4().hex[:6]}"
     kube.out("create", "namespace", name)
     inside = replace(kube, namespace=name)
-    inside.out("wait", "--for=create", "serviceaccount/default", "--timeout=30s")
-    inside.out("wait", "--for=create", "configmap/kube-root-ca.crt", "--timeout=30s")
+    inside.out("wait", "--for=create", "serviceaccount/default", "--timeout=110s")
+    inside.out("wait", "--for=create", "configmap/kube-root-ca.crt", "--timeout=110s")
     try:
         yield inside
     finally:
