@@ -34,7 +34,7 @@ class ClusterThread:
         self._thread = threading.Thread(target=self.loop.run_forever, name="cluster", daemon=True)
         self._thread.start()
 
-    def run(self, work: Coroutine[Any, Any, T], timeout: float = 180.0) -> T:
+    def run(self, work: Coroutine[Any, Any, T], timeout: float = 280.0) -> T:
         """Run a coroutine on the cluster's loop and wait for it.
 
         Ctrl-C or the timeout cancels it, and is raised when it has cleared up: what comes next

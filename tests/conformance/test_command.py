@@ -19,7 +19,7 @@ from vknode.devcluster import leftovers
 from vknode.devcluster.cluster import Refused, refuse_without_privileges
 from vknode.devcluster.programs.catalog import ProgramsMissing
 
-pytestmark = [pytest.mark.cluster, pytest.mark.containerd]
+pytestmark = [pytest.mark.cluster, pytest.mark.containerd, pytest.mark.timeout(900)]
 
 COMMAND = [sys.executable, "-m", "tests.conformance", "--target", "vknode"]
 
@@ -51,7 +51,7 @@ def test_a_part_is_run_and_summed_up_in_the_last_line(tmp_path: Path) -> None:
         [*COMMAND, "--focus", focus, "--out", str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=800,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -75,10 +75,10 @@ def test_ctrl_c_ends_the_suite_and_the_cluster(tmp_path: Path) -> None:
             until(
                 lambda: log.exists() and "Running in parallel" in log.read_text(),
                 "specs run",
-                timeout=120,
+                timeout=400,
             )
             process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=120)
+            _, said = process.communicate(timeout=300)
         finally:
             process.terminate()
     assert process.returncode == 130, said
@@ -92,7 +92,7 @@ def test_a_focus_that_fits_nothing_is_a_failure(tmp_path: Path) -> None:
         [*COMMAND, "--focus", "no spec has this name", "--out", str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=800,
         check=False,
     )
     assert done.returncode == 1

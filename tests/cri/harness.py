@@ -21,7 +21,7 @@ from vknode.pool.runtimes.facts import (
 from vknode.pool.v1 import spec_pb2
 
 BUSYBOX = "busybox:1.36"
-PATIENCE = 30.0
+PATIENCE = 120.0  # seconds, on a machine that is busy otherwise
 E = TypeVar("E")
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.cri.harness import Harness, add, pod
+from tests.cri.harness import PATIENCE, Harness, add, pod
 from vknode.pool.runtimes.cri import envfile
 from vknode.pool.runtimes.cri.images import Images
 from vknode.pool.runtimes.cri.layout import Layout
@@ -205,12 +205,12 @@ async def test_what_is_missing_holds_the_container_until_it_is_there(harness: Ha
         ("B='other'\n", 'environment variable key "A" not found in file "'),
     ):
         if text is not None:
-            await harness.runtime.exec_sync(writer, ["sh", "-c", write, "sh", text], 5)
+            await harness.runtime.exec_sync(writer, ["sh", "-c", write, "sh", text], PATIENCE)
         with pytest.raises(Failure) as failed:
             await harness.start_in(spec, sandbox, reader)
         assert failed.value.reason == "CreateContainerConfigError"
         assert failed.value.message.startswith(why)
-    await harness.runtime.exec_sync(writer, ["sh", "-c", write, "sh", "A='there'\n"], 5)
+    await harness.runtime.exec_sync(writer, ["sh", "-c", write, "sh", "A='there'\n"], PATIENCE)
     ref = await harness.start_in(spec, sandbox, reader)
     await harness.exit_of(ref)
     assert await harness.log(ref) == "[there]\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cri.harness import BUSYBOX, Harness, add, pod
+from tests.cri.harness import BUSYBOX, PATIENCE, Harness, add, pod
 from vknode.pool.runtimes.facts import Failure
 from vknode.pool.v1 import spec_pb2
 
@@ -87,5 +87,5 @@ async def test_it_is_adopted_after_a_restart_of_the_pool(harness: Harness) -> No
     assert {container.ref for container in found.containers} == {main, ref}
     await harness.runtime.stop_container(ref, 0)
     assert (await harness.exit_of(ref)).exit_code == 137
-    code, _ = await harness.runtime.exec_sync(main, ["true"], 5)
+    code, _ = await harness.runtime.exec_sync(main, ["true"], PATIENCE)
     assert code == 0, "its target runs on"

@@ -10,10 +10,12 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import grpc.aio
 import pytest
 
 from tests.cri.containerds import Containerd, containerd
-from tests.cri.harness import Harness, pod
+from tests.cri.harness import PATIENCE, Harness, pod
+from vknode.pool.runtimes.cri.wire import cri_pb2, cri_pb2_grpc
 from vknode.pool.runtimes.facts import (
     ContainerExited,
     EventsLost,
@@ -67,7 +69,7 @@ async def test_a_restart_of_containerd_is_told_and_loses_no_exit(
     began = time.monotonic()
     await asyncio.to_thread(own_containerd.stop)
     away = await lonely.event(HealthChanged, lambda e: not e.healthy)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 30
     assert away.reason == "RuntimeUnavailable"
     with pytest.raises(RuntimeAway):
         await lonely.runtime.inventory()
@@ -102,7 +104,12 @@ async def test_a_hanging_containerd_is_noticed(lonely: Harness, own_containerd: 
 async def test_a_pool_that_was_away_learns_the_exit_from_the_inventory(lonely: Harness) -> None:
     _, ref = await lonely.start(pod("sleep 0.5; echo said; exit 5"))
     await lonely.disconnect()
-    await asyncio.sleep(0.8)
+    async with grpc.aio.insecure_channel(f"unix:{lonely.options.endpoint}") as channel:
+        runtime: cri_pb2_grpc.RuntimeServiceAsyncStub = cri_pb2_grpc.RuntimeServiceStub(channel)
+        request = cri_pb2.ContainerStatusRequest(container_id=ref.id)
+        async with asyncio.timeout(PATIENCE):
+            while (await runtime.ContainerStatus(request)).status.state != cri_pb2.CONTAINER_EXITED:
+                await asyncio.sleep(0.05)
     await lonely.restart()
     (found,) = await lonely.runtime.inventory()
     (container,) = found.containers
@@ -112,7 +119,7 @@ async def test_a_pool_that_was_away_learns_the_exit_from_the_inventory(lonely: H
 
 async def test_execs_that_end_are_no_exits(lonely: Harness) -> None:
     _, ref = await lonely.start(pod())
-    assert (await lonely.runtime.exec_sync(ref, ["true"], 5))[0] == 0
+    assert (await lonely.runtime.exec_sync(ref, ["true"], PATIENCE))[0] == 0
     _, other = await lonely.start(pod("exit 0"))
     await lonely.exit_of(other)  # what came before it was seen too
     assert ref not in {e.ref for e in lonely.events if isinstance(e, ContainerExited)}

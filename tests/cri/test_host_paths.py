@@ -414,8 +414,11 @@ async def test_a_path_that_answers_too_late_leaves_no_mount(
     spec = ground.spec
     with pytest.raises(Failure, match="did not answer"):
         await preparer.container(spec, spec.containers[0], 0)
+    async with asyncio.timeout(60):
+        while not dead.asked:  # its thread may only just begin
+            await asyncio.sleep(0.01)
     dead.wake()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while any(thread.name == f"volumes-{spec.uid}" for thread in threading.enumerate()):
             await asyncio.sleep(0)
     assert dead.went_on.is_set()

@@ -169,5 +169,5 @@ def test_a_dead_zone_leaves_no_rule_of_its_host_ports(
 
 
 def rules(programs: dict[str, Path]) -> str:
-    command = [str(programs["iptables"]), "-w", "10", "-t", "nat", "-S"]
+    command = [str(programs["iptables"]), "-w", "60", "-t", "nat", "-S"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -269,14 +269,14 @@ async def test_image_volumes_that_hang_keep_no_others_waiting(tmp_path: Path) ->
     try:
         spec = volume("there")
         volumes.prepare(spec, 1 << 30)
-        await asyncio.wait_for(prepare(spec), 5)
-        ready = await asyncio.wait_for(preparer.take(spec, spec.containers[0], 0, ()), 5)
+        await asyncio.wait_for(prepare(spec), 30)
+        ready = await asyncio.wait_for(preparer.take(spec, spec.containers[0], 0, ()), 30)
         assert ready.mounts[0].image.image == "there@sha256:1"
         spec = volume("private")
         spec.volumes[0].image.pull_policy = NEVER
         spec.registry_credentials.add(registry="r.io", username="ann")
         volumes.prepare(spec, 1 << 30)
-        await asyncio.wait_for(prepare(spec), 5)
+        await asyncio.wait_for(prepare(spec), 30)
         assert images.pulls == 4, "no more at once than a registry should be asked"
     finally:
         for task in hanging:

@@ -174,7 +174,7 @@ async def test_following_shows_each_line_as_it_is_written_and_ends(tmp_path: Pat
             waiting = asyncio.ensure_future(anext(stream))
             await asyncio.sleep(0)
             out.write(at(number) + b" stdout F %d\n" % number)
-            assert await asyncio.wait_for(waiting, 5) == b"%d\n" % number
+            assert await asyncio.wait_for(waiting, 30) == b"%d\n" % number
         # Rotated: the rest of the old file comes first, then the new one.
         waiting = asyncio.ensure_future(anext(stream))
         await asyncio.sleep(0)
@@ -182,11 +182,11 @@ async def test_following_shows_each_line_as_it_is_written_and_ends(tmp_path: Pat
         path.rename(tmp_path / "0.log.1")
         with path.open("wb", buffering=0) as fresh:
             fresh.write(at(6) + b" stdout F new\n")
-            assert await asyncio.wait_for(waiting, 5) == b"old\n"
-            assert await asyncio.wait_for(anext(stream), 5) == b"new\n"
+            assert await asyncio.wait_for(waiting, 30) == b"old\n"
+            assert await asyncio.wait_for(anext(stream), 30) == b"new\n"
             fresh.write(at(7) + b" stdout F last\n")
             ended.set()
-            assert await asyncio.wait_for(anext(stream), 5) == b"last\n"
+            assert await asyncio.wait_for(anext(stream), 30) == b"last\n"
             assert await anext(stream, None) is None
     assert inotify._descriptor == -1, "the watch must be given back"
 
@@ -213,5 +213,5 @@ async def test_a_rotation_right_at_the_end_of_a_container_loses_nothing(tmp_path
     path.rename(tmp_path / "0.log.1")
     path.write_bytes(at(1) + b" stdout F two\n")
     ended.set()
-    assert await asyncio.wait_for(anext(stream), 5) == b"two\n"
+    assert await asyncio.wait_for(anext(stream), 30) == b"two\n"
     assert await anext(stream, None) is None

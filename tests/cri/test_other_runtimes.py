@@ -147,7 +147,7 @@ async def test_an_end_is_told_once_whatever_the_runtime_offers(
     assert (exited.ref.uid, exited.ref.attempt, exited.exit.exit_code) == ("u1", 2, 3)
     assert exited.exit.reason == "Error"
     before = stand_in.listed
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not stand_in.has_events and stand_in.listed < before + 3:
             await asyncio.sleep(0.01)
     assert sum(isinstance(e, ContainerExited) for e in on_it.events) == 1
@@ -161,7 +161,7 @@ async def test_a_list_tells_a_lost_sandbox_once(stand_in: StandIn, on_it: Harnes
     died = await on_it.event(SandboxDied)
     assert (died.uid, died.id) == ("u1", "s1")
     before = stand_in.listed
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while stand_in.listed < before + 3:
             await asyncio.sleep(0.01)
     assert on_it.events.count(died) == 1

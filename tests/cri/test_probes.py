@@ -31,7 +31,7 @@ async def until_found(harness: Harness, ref: ContainerRef, ips: tuple[str, ...])
     """A server needs a moment to listen."""
     async with asyncio.timeout(PATIENCE):
         while True:
-            found = await harness.runtime.probe(ref, ips, get("/ok"), 5)
+            found = await harness.runtime.probe(ref, ips, get("/ok"), PATIENCE)
             if found.result is ProbeResult.SUCCESS:
                 return
             await asyncio.sleep(0.02)
@@ -42,11 +42,11 @@ async def test_a_command_says_how_the_container_is(harness: Harness) -> None:
     _, ref = await harness.start(spec)
     await harness.says(ref, "up")
     probe = harness.runtime.probe
-    found = await probe(ref, (), command("cat", "/healthy"), 5)
+    found = await probe(ref, (), command("cat", "/healthy"), PATIENCE)
     assert found == ProbeOutcome(ProbeResult.SUCCESS)
-    found = await probe(ref, (), shell("echo out; echo err >&2; exit 3"), 5)
+    found = await probe(ref, (), shell("echo out; echo err >&2; exit 3"), PATIENCE)
     assert found == ProbeOutcome(ProbeResult.FAILURE, "out\nerr\n")
-    found = await probe(ref, (), shell("yes | head -c 100000; exit 1"), 5)
+    found = await probe(ref, (), shell("yes | head -c 100000; exit 1"), PATIENCE)
     assert found == ProbeOutcome(ProbeResult.FAILURE, "y\n" * 5120)
 
 
@@ -56,18 +56,18 @@ async def test_a_command_that_takes_too_long_is_a_failure_and_ends(harness: Harn
     assert found == ProbeOutcome(
         ProbeResult.FAILURE, 'command timed out: "sleep 987" timed out after 1s'
     )
-    code, out = await harness.runtime.exec_sync(ref, ["ps"], 5)
+    code, out = await harness.runtime.exec_sync(ref, ["ps"], PATIENCE)
     assert code == 0 and b"sleep 1000" in out and b"987" not in out
 
 
 async def test_a_command_that_cannot_run_says_nothing_of_the_container(harness: Harness) -> None:
     _, ref = await harness.start(pod())
-    found = await harness.runtime.probe(ref, (), command("/no/such/probe"), 5)
+    found = await harness.runtime.probe(ref, (), command("/no/such/probe"), PATIENCE)
     assert found.result is ProbeResult.ERROR
     assert found.output.startswith("rpc error: code = ") and "/no/such/probe" in found.output
     await harness.runtime.stop_container(ref, 0)
     await harness.exit_of(ref)
-    found = await harness.runtime.probe(ref, (), command("true"), 5)
+    found = await harness.runtime.probe(ref, (), command("true"), PATIENCE)
     assert found.result is ProbeResult.ERROR
 
 
@@ -76,17 +76,17 @@ async def test_a_server_in_the_pod_is_asked_by_its_ip(harness: Harness) -> None:
     sandbox, ref = await harness.start(spec)
     await until_found(harness, ref, sandbox.ips)
     probe = harness.runtime.probe
-    assert await probe(ref, sandbox.ips, get("/ok"), 5) == ProbeOutcome(
+    assert await probe(ref, sandbox.ips, get("/ok"), PATIENCE) == ProbeOutcome(
         ProbeResult.SUCCESS, "fine\n"
     )
-    assert await probe(ref, sandbox.ips, get("/missing"), 5) == ProbeOutcome(
+    assert await probe(ref, sandbox.ips, get("/missing"), PATIENCE) == ProbeOutcome(
         ProbeResult.FAILURE, "HTTP probe failed with statuscode: 404"
     )
     socket = spec_pb2.Handler.TcpSocket
     listening = spec_pb2.Handler(tcp_socket=socket(port=8080))
-    assert (await probe(ref, sandbox.ips, listening, 5)).result is ProbeResult.SUCCESS
+    assert (await probe(ref, sandbox.ips, listening, PATIENCE)).result is ProbeResult.SUCCESS
     silent = spec_pb2.Handler(tcp_socket=socket(port=8081))
-    assert await probe(ref, sandbox.ips, silent, 5) == ProbeOutcome(
+    assert await probe(ref, sandbox.ips, silent, PATIENCE) == ProbeOutcome(
         ProbeResult.FAILURE, f"dial tcp {sandbox.ips[0]}:8081: connect: connection refused"
     )
     await harness.runtime.hook(ref, sandbox.ips, get("/missing"), None)  # any answer is good
@@ -103,7 +103,7 @@ async def test_a_hook_runs_to_its_end_and_tells_why_it_failed(harness: Harness) 
     spec = pod()
     _, ref = await harness.start(spec)
     await harness.runtime.hook(ref, (), shell("sleep 1; echo done > /hooked"), None)
-    assert (await harness.runtime.exec_sync(ref, ["cat", "/hooked"], 5))[1] == b"done\n"
+    assert (await harness.runtime.exec_sync(ref, ["cat", "/hooked"], PATIENCE))[1] == b"done\n"
     expected = (
         'Exec lifecycle hook ([sh -c echo out; echo err >&2; exit 4]) for Container "main" in '
         f'Pod "web_default({spec.uid})" failed - error: command \'sh -c echo out; echo err >&2; '
@@ -133,18 +133,18 @@ async def test_a_hook_that_is_given_up_leaves_no_process(harness: Harness) -> No
 
 async def _seen(harness: Harness, ref: ContainerRef, text: bytes, there: bool) -> None:
     async with asyncio.timeout(PATIENCE):
-        while (text in (await harness.runtime.exec_sync(ref, ["ps"], 5))[1]) != there:
+        while (text in (await harness.runtime.exec_sync(ref, ["ps"], PATIENCE))[1]) != there:
             await asyncio.sleep(0.05)
 
 
 async def test_slow_commands_do_not_hold_up_other_probes(harness: Harness) -> None:
     _, ref = await harness.start(pod())
     slow = [
-        asyncio.create_task(harness.runtime.probe(ref, (), command("sleep", "60"), 60))
+        asyncio.create_task(harness.runtime.probe(ref, (), command("sleep", "600"), 600))
         for _ in range(20)
     ]
     async with asyncio.timeout(PATIENCE):
-        found = await harness.runtime.probe(ref, (), command("true"), 10)
+        found = await harness.runtime.probe(ref, (), command("true"), PATIENCE)
     assert found.result is ProbeResult.SUCCESS
     for task in slow:
         task.cancel()
@@ -176,6 +176,6 @@ async def cgroup(harness: Harness, ref: ContainerRef) -> list[int]:
         root / "cpu/cpu.shares",
         root / "memory/memory.limit_in_bytes",
     ]
-    code, out = await harness.runtime.exec_sync(ref, ["cat", *map(str, files)], 5)
+    code, out = await harness.runtime.exec_sync(ref, ["cat", *map(str, files)], PATIENCE)
     assert code == 0, out
     return [int(line) for line in out.split()]

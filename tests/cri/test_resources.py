@@ -36,7 +36,7 @@ def number(file: Path) -> int:
 async def inside(harness: Harness, ref: ContainerRef, *files: str) -> list[int]:
     """Values that a container sees of its own group."""
     trees = [f"{V1}/{'memory' if f.startswith('memory') else 'cpu'}/{f}" for f in files]
-    code, out = await harness.runtime.exec_sync(ref, ["cat", *trees], 5)
+    code, out = await harness.runtime.exec_sync(ref, ["cat", *trees], PATIENCE)
     assert code == 0, out
     return [int(line) for line in out.split()]
 
@@ -262,11 +262,11 @@ def test_a_group_that_was_left_does_not_vanish_under_the_next_start(unified: Pat
     assert groups is not None
     folder = unified / "vknode/z/podu"
     groups.prepare("u", PodLimits(1024, None, None))
-    groups.remove("u")  # files in it: it is busy
+    assert not groups.remove("u"), "files in it: it is busy"
     groups.prepare("u", PodLimits(1024, None, None))
     for file in folder.iterdir():
         file.unlink()  # a real group is empty for rmdir(2) while nothing runs in it
-    groups.remove("other")
+    assert groups.remove("other")
     assert folder.is_dir(), "the runtime is just about to put the sandbox into it"
-    groups.remove("u")
+    assert groups.remove("u")
     assert not folder.exists()

@@ -15,6 +15,7 @@ from tests.cri.containerds import Containerd
 from tests.cri.harness import PATIENCE, Harness, pod
 from vknode.pool.inotify import Inotify
 from vknode.pool.runtimes.base import LogOptions
+from vknode.pool.runtimes.cri import logfile
 from vknode.pool.runtimes.cri.logfile import read_log
 from vknode.pool.runtimes.cri.rotation import LogPolicy, tidy
 
@@ -50,12 +51,15 @@ async def test_a_log_that_is_rotated_is_followed_without_a_gap(rotating: Harness
 
     ending = asyncio.create_task(until_the_end())
     folder = rotating.options.state_dir / "pods" / spec.uid / "logs" / "main"
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(2 * PATIENCE):
         async for piece in rotating.runtime.logs(ref, LogOptions(follow=True), ended):
             read.update(piece)
     await ending
     expected = "".join(f"{number}\n" for number in range(lines)).encode()
     assert read.hexdigest() == hashlib.sha256(expected).hexdigest()
+    async with asyncio.timeout(PATIENCE):  # the last rotation may still be compressing
+        while any(file.suffix == ".tmp" for file in folder.iterdir()):
+            await asyncio.sleep(0.05)
     kept = sorted(file.name for file in folder.iterdir())
     assert kept[0] == "0.log" and len(kept) == 3
     assert re.fullmatch(r"0\.log\.\d{8}-\d{6}(\.gz)?", kept[1])
@@ -122,9 +126,10 @@ async def test_a_slow_reader_finds_every_rotated_log(tmp_path: Path) -> None:
 
 
 async def test_what_the_runtime_writes_late_to_a_rotated_log_comes_before_the_new_one(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """containerd opens the new file, and then writes what it still had of the old one."""
+    monkeypatch.setattr(logfile, "_CLOSING", PATIENCE)
     path = tmp_path / "0.log"
     ended = asyncio.Event()
     with path.open("wb", buffering=0) as old:
@@ -142,7 +147,10 @@ async def test_what_the_runtime_writes_late_to_a_rotated_log_comes_before_the_ne
     assert got + b"".join([piece async for piece in stream]) == b"two\n"
 
 
-async def test_the_last_lines_may_come_after_the_end_was_told(tmp_path: Path) -> None:
+async def test_the_last_lines_may_come_after_the_end_was_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logfile, "_CLOSING", PATIENCE)
     path = tmp_path / "0.log"
     ended = asyncio.Event()
     with path.open("wb", buffering=0) as writer:

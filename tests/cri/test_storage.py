@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cri.harness import Harness, add, pod
+from tests.cri.harness import PATIENCE, Harness, add, pod
 from tests.cri.mounted import bound
 from vknode.pool.runtimes.cri import mounts, trees
 from vknode.pool.runtimes.cri.diskusage import usage
@@ -36,7 +36,7 @@ async def test_a_volume_above_its_limit_is_told_also_by_a_new_process(harness: H
     _, ref = await harness.start(spec)
     await harness.restart()
     await harness.runtime.inventory()
-    await harness.runtime.exec_sync(ref, ["touch", "/data/go"], 5)
+    await harness.runtime.exec_sync(ref, ["touch", "/data/go"], PATIENCE)
     over = await harness.event(SandboxOverLimit)
     assert over == SandboxOverLimit(
         spec.uid, 'Usage of EmptyDir volume "data" exceeds the limit "2Mi". '
@@ -75,7 +75,7 @@ async def first(
     running = asyncio.create_task(watch.run(found.put))
     watch.add("u", limits)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             over = await found.get()
     finally:
         running.cancel()
@@ -104,7 +104,7 @@ async def test_a_sandbox_that_is_made_anew_is_measured_once_a_period(layout: Lay
     watch.add("u", StorageLimits(pod=MI))
     running = asyncio.create_task(watch.run(never))
     try:
-        await asyncio.wait_for(enough.wait(), 10)
+        await asyncio.wait_for(enough.wait(), 60)
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

@@ -9,7 +9,7 @@ import resource
 
 import pytest
 
-from tests.cri.harness import Harness, pod
+from tests.cri.harness import PATIENCE, Harness, pod
 from vknode.pool.runtimes.base import ExecStreams
 from vknode.pool.runtimes.cri.spdy_client import exit_code
 from vknode.pool.runtimes.facts import Failure
@@ -21,7 +21,7 @@ BIG = 50 << 20
 
 async def collect(streams: ExecStreams) -> tuple[bytes, bytes]:
     out = {1: b"", 2: b""}
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         async for number, piece in streams.receive():
             assert len(piece) <= 65536
             out[number] += piece
@@ -59,7 +59,7 @@ async def test_what_goes_in_comes_out_50_megabytes(harness: Harness) -> None:
         await streams.close_write()
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(2 * PATIENCE):
         feeding = asyncio.create_task(feed())
         async for _, piece in streams.receive():
             received.update(piece)
@@ -85,7 +85,7 @@ async def test_a_writer_waits_for_a_command_that_does_not_read(harness: Harness)
 
     feeding = asyncio.create_task(feed())
     last = -1
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while written != last or written == 0:
             last = written
             await asyncio.sleep(0.3)
@@ -113,7 +113,7 @@ async def test_a_terminal_has_the_size_it_is_told(harness: Harness) -> None:
     streams = await harness.runtime.exec(ref, command("sh", stdin=True, tty=True))
     await streams.resize(132, 43)
     text = b""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         await streams.write(b"until stty size | grep 43; do sleep 0.05; done; exit 3\n")
         async for _, piece in streams.receive():
             text += piece
@@ -133,7 +133,10 @@ async def test_a_command_that_is_not_there_is_told(harness: Harness) -> None:
 
 async def test_exec_sync_answers_with_code_and_output(harness: Harness) -> None:
     _, ref = await harness.start(pod())
-    assert await harness.runtime.exec_sync(ref, ["sh", "-c", "echo hi; exit 4"], 5) == (4, b"hi\n")
+    assert await harness.runtime.exec_sync(ref, ["sh", "-c", "echo hi; exit 4"], PATIENCE) == (
+        4,
+        b"hi\n",
+    )
     with pytest.raises(Failure) as late:
         await harness.runtime.exec_sync(ref, ["sleep", "100"], 1)
     assert (late.value.reason, late.value.message) == (
@@ -143,7 +146,7 @@ async def test_exec_sync_answers_with_code_and_output(harness: Harness) -> None:
 
 
 async def test_attach_talks_to_the_first_process_until_it_ends(harness: Harness) -> None:
-    spec = pod("read line; echo got $line; read line; echo got $line; exit 0")
+    spec = pod("while read line; do echo got $line; [ $line = last ] && exit 0; done")
     spec.containers[0].stdin = True
     # Else the end of the container's stderr, seen before the last of its stdout, would end
     # both (containerd's ContainerIO.Attach).
@@ -152,12 +155,21 @@ async def test_attach_talks_to_the_first_process_until_it_ends(harness: Harness)
     streams = await harness.runtime.attach(
         ref, stream_pb2.AttachRequest.Start(stdin=True, stdout=True, stderr=True)
     )
-    # containerd gives the input to the process a moment before it takes its output.
-    await streams.write(b"first\n")
-    await harness.says(ref, "got first")
-    await streams.write(b"second\n")
-    out, _ = await collect(streams)
-    assert out.endswith(b"got second\n")
+    heard = bytearray()
+
+    async def listen() -> None:
+        async for _, piece in streams.receive():
+            heard.extend(piece)
+
+    listening = asyncio.create_task(listen())
+    async with asyncio.timeout(PATIENCE):
+        # containerd gives the input to the process a moment before it takes its output.
+        while not heard:
+            await streams.write(b"anybody\n")
+            await asyncio.sleep(0.1)
+        await streams.write(b"last\n")
+        await listening
+    assert heard.startswith(b"got anybody\n") and heard.endswith(b"got last\n")
     await streams.close()
     assert (await harness.exit_of(ref)).exit_code == 0
 
@@ -165,10 +177,10 @@ async def test_attach_talks_to_the_first_process_until_it_ends(harness: Harness)
 async def test_a_port_is_forwarded_into_the_pods_network(harness: Harness) -> None:
     spec = pod("nc -l -p 7777 -e head -n 1")
     sandbox, ref = await harness.start(spec)
-    async with asyncio.timeout(30):
-        while (await harness.runtime.exec_sync(ref, ["sh", "-c", "netstat -ltn | grep 7777"], 5))[
-            0
-        ]:
+    async with asyncio.timeout(PATIENCE):
+        while (
+            await harness.runtime.exec_sync(ref, ["sh", "-c", "netstat -ltn | grep 7777"], PATIENCE)
+        )[0]:
             await asyncio.sleep(0.02)
     streams = await harness.runtime.port_forward(sandbox, 7777)
     await streams.write(b"ping\n")

@@ -23,7 +23,17 @@ def test_scheduler_and_controllers_work(control_plane: ControlPlaneHandle, names
     kubectl = control_plane.kubectl
     kubectl("create", "deployment", "web", "--image=none", "--replicas=2", "-n", namespace)
     # The Deployment and ReplicaSet controllers make Pods, and the scheduler says why none fits.
-    kubectl("wait", "pod", "-l", "app=web", "-n", namespace, "--for=create", "--timeout=30s")
+    kubectl(
+        "wait",
+        "pod",
+        "-l",
+        "app=web",
+        "-n",
+        namespace,
+        "--for=create",
+        "--timeout=120s",
+        timeout=150,
+    )
     kubectl(
         "wait",
         "pod",
@@ -32,7 +42,8 @@ def test_scheduler_and_controllers_work(control_plane: ControlPlaneHandle, names
         "-n",
         namespace,
         "--for=jsonpath={.status.conditions[0].reason}=Unschedulable",
-        "--timeout=30s",
+        "--timeout=120s",
+        timeout=150,
     )
 
 

@@ -23,6 +23,8 @@ from vknode.devcluster.programs.provide import require
 from vknode.devcluster.state import RunRecord, StateDir
 
 VKNODE = (sys.executable, "-m", "vknode")
+#: Seconds for a test that starts and stops a cluster, with those of all its commands.
+CLUSTER = pytest.mark.timeout(900)
 
 
 @dataclass
@@ -36,12 +38,12 @@ class Dev:
     def text(self) -> str:
         return self.output.read_text()
 
-    def wait_for(self, text: str, timeout: float = 90.0) -> None:
+    def wait_for(self, text: str, timeout: float = 240.0) -> None:
         until(lambda: text in self.text() or self.process.poll() is not None, timeout)
         assert text in self.text(), self.text()
 
 
-def until(condition: Callable[[], bool], timeout: float = 20.0) -> None:
+def until(condition: Callable[[], bool], timeout: float = 120.0) -> None:
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"
@@ -65,7 +67,7 @@ def dev(folder: Path, *arguments: str) -> Iterator[Dev]:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
         try:
-            process.wait(60)
+            process.wait(120)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -74,11 +76,12 @@ def dev(folder: Path, *arguments: str) -> Iterator[Dev]:
 
 def vknode(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*VKNODE, *arguments], capture_output=True, text=True, check=False, timeout=120
+        [*VKNODE, *arguments], capture_output=True, text=True, check=False, timeout=240
     )
 
 
 @pytest.mark.cluster
+@CLUSTER
 def test_a_simulated_cluster_from_start_to_stop(
     short_path: Path, control_plane_programs: dict[str, Path]
 ) -> None:
@@ -111,12 +114,13 @@ def test_a_simulated_cluster_from_start_to_stop(
 
         stopped = vknode("dev", "stop", *flag)
         assert stopped.returncode == 0, stopped.stderr
-        assert running.process.wait(10) == 0, running.text()
+        assert running.process.wait(120) == 0, running.text()
         assert sorted(one.name for one in running.state.path.iterdir()) == ["lock", "logs"]
         assert vknode("dev", "status", *flag).returncode == 1
 
 
 @pytest.mark.cluster
+@CLUSTER
 def test_a_crash_is_said_and_costs_the_exit_status(
     short_path: Path, control_plane_programs: dict[str, Path]
 ) -> None:
@@ -126,12 +130,13 @@ def test_a_crash_is_said_and_costs_the_exit_status(
         assert record is not None
         agent = next(one for one in record.processes if one.name == "agent")
         os.kill(agent.pid, signal.SIGKILL)
-        running.wait_for("agent was killed by SIGKILL", 10)
+        running.wait_for("agent was killed by SIGKILL", 60)
         running.process.send_signal(signal.SIGINT)
-        assert running.process.wait(30) == 1
+        assert running.process.wait(120) == 1
 
 
 @pytest.mark.cluster
+@CLUSTER
 @pytest.mark.containerd
 def test_stop_clears_what_a_killed_cluster_left(
     short_path: Path, control_plane_programs: dict[str, Path]
@@ -147,9 +152,9 @@ def test_stop_clears_what_a_killed_cluster_left(
         kubectl = Kubectl(
             control_plane_programs["kubectl"], running.state.kubeconfig, short_path / "cache"
         )
-        kubectl("wait", "--for=create", "serviceaccount/default", "--timeout=30s")
+        kubectl("wait", "--for=create", "serviceaccount/default", "--timeout=120s", timeout=150)
         kubectl("run", "web", "--image=vknode.dev/web:v1")
-        kubectl("wait", "pod", "web", "--for=condition=Ready", "--timeout=60s")
+        kubectl("wait", "pod", "web", "--for=condition=Ready", "--timeout=120s", timeout=150)
         record = running.state.load()
         assert record is not None and record.zones
 
@@ -198,6 +203,7 @@ def test_without_root_the_simulated_runtime_is_offered() -> None:
 
 
 @pytest.mark.cluster
+@CLUSTER
 def test_a_port_in_use_starts_nothing(
     short_path: Path, control_plane_programs: dict[str, Path]
 ) -> None:

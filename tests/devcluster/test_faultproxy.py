@@ -6,13 +6,14 @@ import asyncio
 import json
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import aiohttp
 import pytest
 
 from tests.conftest import ControlPlaneHandle
+from tests.support.until import until
 from vknode.devcluster.controlplane import client_context
 from vknode.devcluster.faultadmin import FaultAdmin
 from vknode.devcluster.faultproxy import FaultProxy
@@ -33,22 +34,33 @@ async def proxy(control_plane: ControlPlaneHandle) -> AsyncIterator[FaultProxy]:
     await proxy.stop()
 
 
-@pytest.fixture
-async def session(control_plane: ControlPlaneHandle) -> AsyncIterator[aiohttp.ClientSession]:
-    """Authenticates by token: client certificates end at the proxy's TLS."""
-    control_plane.kubectl(
+@pytest.fixture(scope="module")
+def token(control_plane: ControlPlaneHandle) -> Iterator[str]:
+    """Of a ServiceAccount that may do anything."""
+    kubectl = control_plane.kubectl
+    kubectl(
         "create", "clusterrolebinding", "proxy-test", "--clusterrole=cluster-admin",
         "--serviceaccount=default:default",
     )  # fmt: skip
-    token = control_plane.kubectl("create", "token", "default").strip()
+    allowed = ("auth", "can-i", "*", "*", "--as=system:serviceaccount:default:default")
+    # The authorizer learns of the binding by a watch.
+    until(lambda: kubectl.run(*allowed, check=False).returncode == 0, "the rights are there")
+    yield kubectl("create", "token", "default").strip()
+    kubectl("delete", "clusterrolebinding", "proxy-test")
+
+
+@pytest.fixture
+async def session(
+    control_plane: ControlPlaneHandle, token: str
+) -> AsyncIterator[aiohttp.ClientSession]:
+    """Authenticates by token: client certificates end at the proxy's TLS."""
     context: ssl.SSLContext = client_context(control_plane.ca)
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(ssl=context),
         headers={"Authorization": f"Bearer {token}"},
-        timeout=aiohttp.ClientTimeout(total=30),
+        timeout=aiohttp.ClientTimeout(total=60),
     ) as session:
         yield session
-    control_plane.kubectl("delete", "clusterrolebinding", "proxy-test")
 
 
 def config_map(name: str) -> dict[str, Any]:
@@ -92,7 +104,7 @@ async def test_an_abandoned_watch_is_closed_upstream(
     answer = await session.get(f"{proxy.url}/api/v1/nodes?watch=true")
     assert proxy.open_watches == 1
     answer.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while proxy.open_watches:
             await asyncio.sleep(0.01)
 
@@ -162,8 +174,8 @@ async def test_a_cut_breaks_everything_until_it_is_mended(
     async with session.get(nodes) as answer:
         assert answer.status == 200
 
-    await proxy.cut(seconds=0.3, how="hang")
     begun = time.monotonic()
+    await proxy.cut(seconds=0.3, how="hang")
     async with session.get(nodes) as answer:
         assert answer.status == 200
     assert time.monotonic() - begun >= 0.25

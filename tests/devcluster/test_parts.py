@@ -23,6 +23,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.until import until
 from vknode.devcluster import imagelayout, images, network
 from vknode.devcluster.containerd import Places, lacks_sys_resource, render_config, write_mirrors
 from vknode.devcluster.identity import manifests_folder, rbac_documents
@@ -73,10 +74,12 @@ def test_the_pause_program_waits_and_ends_when_asked(tmp_path: Path, number: int
     assert images.is_static(program)
     process = subprocess.Popen([str(program)])
     try:
+        # Asleep it waits for signals; one that comes before would end it as any program.
+        until(lambda: _state(process.pid) == "S", "it waits", every=0.01)
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.2)
         process.send_signal(number)
-        assert process.wait(5) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
         process.wait()
@@ -279,7 +282,7 @@ async def test_stopping_is_no_crash_and_ends_the_stubborn(tmp_path: Path) -> Non
         on_crash=crashes.append,
     )
     await child.start()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while (tmp_path / "l").read_text() != "up\n":
             await asyncio.sleep(0.01)
     await child.stop(grace=0.1)
@@ -315,11 +318,7 @@ asyncio.run(main())
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    deadline = 500
-    while Path(f"/proc/{pid}").exists() and _state(pid) != "Z" and deadline:
-        deadline -= 1
-        signal.sigtimedwait([], 0.01)
-    assert deadline, "the child outlived its parent"
+    until(lambda: _state(pid) == "Z", "the child gone with its parent", every=0.01)
 
 
 def _state(pid: int) -> str:

@@ -86,7 +86,7 @@ async def zones(short_path: Path) -> AsyncIterator[Zones]:
 
 async def initialized(runtime: cri_grpc.RuntimeServiceAsyncStub) -> None:
     """A containerd listens, and takes images, a moment before its CRI plugin does."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while True:
             try:
                 await runtime.Status(cri.StatusRequest())
@@ -129,7 +129,7 @@ async def execute(zone: Zone, container: str, *command: str) -> str:
     async with grpc.aio.insecure_channel(f"unix://{zone.places.socket}") as channel:
         runtime = cri_grpc.RuntimeServiceStub(channel)
         done = await runtime.ExecSync(
-            cri.ExecSyncRequest(container_id=container, cmd=command, timeout=10)
+            cri.ExecSyncRequest(container_id=container, cmd=command, timeout=60)
         )
         assert done.exit_code == 0, done.stderr
         text: bytes = done.stdout
@@ -144,7 +144,7 @@ async def test_zones_are_apart_and_reach_each_other(zones: Zones) -> None:
     assert ipaddress.ip_address(address) in two.network.subnet
     assert not one.network.subnet.overlaps(two.network.subnet)
 
-    async with asyncio.timeout(10):  # the server may need a moment until it listens
+    async with asyncio.timeout(120):  # the server may need a moment until it listens
         while True:
             try:
                 said = await execute(one, client, "fetch", address)

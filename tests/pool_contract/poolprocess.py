@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-READY_SECONDS = 20.0
+READY_SECONDS = 90.0
 
 
 class PoolProcess:
@@ -51,7 +51,7 @@ class PoolProcess:
         assert entry is not None, f"no {name} within {timeout:g} s: " + "\n".join(self.raw)
         return entry
 
-    async def end(self, number: int = signal.SIGTERM, timeout: float = 10.0) -> int:
+    async def end(self, number: int = signal.SIGTERM, timeout: float = 60.0) -> int:
         """Its exit code after a signal."""
         if self.process.returncode is None:
             self.process.send_signal(number)
@@ -82,7 +82,7 @@ async def pool_process(folder: Path, *options: str) -> AsyncIterator[PoolProcess
             await pool.end(signal.SIGKILL)
 
 
-async def vknode(*arguments: str, timeout: float = 60.0) -> tuple[int, str, str]:
+async def vknode(*arguments: str, timeout: float = 200.0) -> tuple[int, str, str]:
     """Exit code, output and errors of one command."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,

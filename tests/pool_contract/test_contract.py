@@ -35,6 +35,7 @@ async def test_sim_keeps_the_contract(tmp_path: Path) -> None:
 
 
 @pytest.mark.containerd
+@pytest.mark.timeout(900)
 async def test_cri_keeps_the_contract(tmp_path: Path) -> None:
     try:
         programs = require(CONTAINERD)
@@ -45,7 +46,7 @@ async def test_cri_keeps_the_contract(tmp_path: Path) -> None:
         async with pool_process(tmp_path, *options) as pool:
             await pool.event("pool_ready")
             code, out, _ = await vknode(
-                "pool-check", f"unix:{tmp_path}/pool.sock", "--json", "--parallel", "3", timeout=280
+                "pool-check", f"unix:{tmp_path}/pool.sock", "--json", "--parallel", "3", timeout=800
             )
             _judge(code, out)
             assert await pool.end() == 0

@@ -57,7 +57,7 @@ def _spec(uid: str) -> spec_pb2.SandboxSpec:
 
 
 async def _connected(client: PoolClient) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not client.connected:
             await asyncio.sleep(0.01)
 
@@ -87,18 +87,18 @@ async def test_sandboxes_outlive_a_killed_pool(tmp_path: Path) -> None:
             await _connected(client)
             for number in range(5):
                 await client.create(_spec(f"uid-{number}"), "owner")
-            before = [await observer.wait(f"uid-{number}", _runs, 10) for number in range(5)]
+            before = [await observer.wait(f"uid-{number}", _runs, 60) for number in range(5)]
             await pool.end(signal.SIGKILL)
+            epoch = observer.epoch  # before the next one, whose watch may be there at once
         async with pool_process(tmp_path, *SIM) as pool:
-            begin = time.monotonic()
             await pool.event("pool_ready")
-            epoch = observer.epoch
-            async with asyncio.timeout(10):
+            begin = time.monotonic()
+            async with asyncio.timeout(60):
                 while observer.epoch == epoch:
                     await asyncio.sleep(0.02)
-            assert time.monotonic() - begin < 5
+            assert time.monotonic() - begin < 20
             for number, old in enumerate(before):
-                now = await observer.wait(f"uid-{number}", _runs, 10)
+                now = await observer.wait(f"uid-{number}", _runs, 60)
                 assert now.pod_ips == old.pod_ips
                 assert now.containers[0].container_id == old.containers[0].container_id
                 assert now.containers[0].restart_count == 0
@@ -117,10 +117,10 @@ async def test_it_ends_within_seconds_although_watched(tmp_path: Path, number: i
         await pool.event("pool_ready")
         await _connected(client)
         await client.create(_spec("uid"), "owner")
-        await observer.wait("uid", _runs, 10)
+        await observer.wait("uid", _runs, 60)
         begin = time.monotonic()
         assert await pool.end(number) == 0
-        assert time.monotonic() - begin < 4
+        assert time.monotonic() - begin < 20
         assert not (tmp_path / "pool.sock").exists()
 
 
@@ -137,33 +137,39 @@ async def test_a_second_pool_is_told(tmp_path: Path) -> None:
         assert code == 3 and "another process listens there" in err
 
 
-async def test_wrong_options_say_what_to_do(tmp_path: Path) -> None:
-    good = _options(tmp_path)
-    broken = tmp_path / "sim.yaml"
-    broken.write_text("latency: {sandbox: {median: fast}}")
-    for extra, code, words in (
+@pytest.mark.parametrize(
+    ("extra", "code", "words"),
+    [
         (["--listen", "nonsense"], 2, "neither unix:PATH nor HOST:PORT"),
         (["--listen", "127.0.0.1:0"], 3, "mutual TLS"),
         (["--cell-capacity", "cpu=8"], 2, "memory is missing"),
         (["--cell-capacity", "cpu=8,memory=lots,pods=1"], 2, "no quantity"),
         (["--zone", "Not A Label"], 2, "DNS label"),
         (["--tls-cert", "x"], 2, "must be given together"),
-        (["--sim-config", str(broken)], 2, "latency.sandbox.median"),
-        (["--sim-config", str(tmp_path / "none.yaml")], 2, "none.yaml"),
-        (["--state-dir", str(broken)], 2, "--state-dir"),
+        (["--sim-config", "BROKEN"], 2, "latency.sandbox.median"),
+        (["--sim-config", "NONE"], 2, "none.yaml"),
+        (["--state-dir", "BROKEN"], 2, "--state-dir"),
         (["--allow-privileged"], 2, "--allow-privileged is for --runtime cri"),
         (["--allow-host-path", "etc"], 2, "not an absolute path"),
         (["--allow-unsafe-sysctl", "vm.swappiness"], 2, "not known to be namespaced"),
-        (["--seccomp-dir", str(tmp_path / "none")], 2, "does not exist"),
+        (["--seccomp-dir", "NONE"], 2, "does not exist"),
         (["--cgroup-parent", "pods"], 2, "neither a path from / nor a slice"),
         (["--runtime", "cri"], 1, "none.sock did not answer in time"),
-    ):
-        options = [*good, *extra]
-        if extra[-1] == "cri":
-            options += ["--runtime-endpoint", f"unix://{tmp_path}/none.sock"]
-        seen, _, err = await vknode(*options)
-        assert (seen, words in err) == (code, True), (extra, seen, err)
-        assert "Traceback" not in err
+    ],
+    ids=lambda value: "-".join(value).lstrip("-") if isinstance(value, list) else "",
+)
+async def test_wrong_options_say_what_to_do(
+    tmp_path: Path, extra: list[str], code: int, words: str
+) -> None:
+    broken = tmp_path / "sim.yaml"
+    broken.write_text("latency: {sandbox: {median: fast}}")
+    paths = {"BROKEN": str(broken), "NONE": str(tmp_path / "none.yaml")}
+    options = [*_options(tmp_path), *(paths.get(one, one) for one in extra)]
+    if extra[-1] == "cri":
+        options += ["--runtime-endpoint", f"unix://{tmp_path}/none.sock"]
+    seen, _, err = await vknode(*options)
+    assert (seen, words in err) == (code, True), (seen, err)
+    assert "Traceback" not in err
 
 
 async def test_a_drained_cell_is_emptied_and_stays_so_over_a_restart(tmp_path: Path) -> None:
@@ -173,10 +179,10 @@ async def test_a_drained_cell_is_emptied_and_stays_so_over_a_restart(tmp_path: P
             await pool.event("pool_ready")
             await _connected(client)
             await client.create(_spec("uid-1"), "owner")
-            await observer.wait("uid-1", _runs, 30)
+            await observer.wait("uid-1", _runs, 60)
             code, out, _ = await vknode("pool-drain", *state, "az1-a")
             assert (code, out) == (0, "cell az1-a will be emptied\n")
-            ended = await observer.wait("uid-1", lambda s: s.state == FAILED, 30)
+            ended = await observer.wait("uid-1", lambda s: s.state == FAILED, 60)
             assert ended.reason == "Terminated"
             await pool.end(signal.SIGKILL)
         async with pool_process(tmp_path, *SIM) as pool:
@@ -188,14 +194,14 @@ async def test_a_drained_cell_is_emptied_and_stays_so_over_a_restart(tmp_path: P
             code, out, _ = await vknode("pool-drain", *state, "--undo", "az1-a")
             assert (code, out) == (0, "cell az1-a takes sandboxes again\n")
             watch = client.cells()
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 draining = True
                 while draining:
                     for cell in (await anext(watch)).cells:
                         draining = cell.draining if cell.name == "az1-a" else draining
             await watch.aclose()
             await client.create(_spec("uid-2"), "owner")
-            await observer.wait("uid-2", _runs, 10)
+            await observer.wait("uid-2", _runs, 60)
 
 
 async def test_a_drain_is_heard_though_its_folder_was_made_anew(tmp_path: Path) -> None:
@@ -204,12 +210,12 @@ async def test_a_drain_is_heard_though_its_folder_was_made_anew(tmp_path: Path) 
         await pool.event("pool_ready")
         await _connected(client)
         await client.create(_spec("uid-1"), "owner")
-        await observer.wait("uid-1", _runs, 30)
+        await observer.wait("uid-1", _runs, 60)
         folder = tmp_path / "state" / "draining"
         folder.rmdir()
         folder.mkdir(exist_ok=True)  # the pool, which sees it go, may have been the quicker
         assert (await vknode("pool-drain", *state, "az1-a"))[0] == 0
-        await observer.wait("uid-1", lambda s: s.state == FAILED, 30)
+        await observer.wait("uid-1", lambda s: s.state == FAILED, 60)
 
 
 async def test_a_drain_names_what_is_wrong_with_it(tmp_path: Path) -> None:

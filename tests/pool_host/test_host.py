@@ -13,6 +13,7 @@ import pytest
 
 from tests.engine.world import make_spec
 from tests.pool_host.fakeruntime import FakeRuntime
+from tests.support.stepped import stepped
 from vknode.pool.cells import CellBook
 from vknode.pool.engine.steps import Persisted
 from vknode.pool.errors import (
@@ -66,7 +67,7 @@ class Seen:
                     self.changed.notify_all()
 
     async def until(self, condition: Callable[[], Any]) -> None:
-        async with asyncio.timeout(10), self.changed:
+        async with asyncio.timeout(30), self.changed:
             await self.changed.wait_for(condition)
 
     async def state(self, uid: str, state: status_pb2.SandboxState.ValueType) -> None:
@@ -85,7 +86,7 @@ async def pool(
         yield host, seen
     finally:
         await host.close()
-        await asyncio.wait_for(seen.task, 5)  # a closed host ends its watches
+        await asyncio.wait_for(seen.task, 30)  # a closed host ends its watches
         assert runtime.closed
 
 
@@ -94,11 +95,12 @@ def spec(uid: str, **options: Any) -> spec_pb2.SandboxSpec:
 
 
 async def condition(check: Callable[[], Any]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not check():
             await asyncio.sleep(0.001)
 
 
+@stepped  # what is quick is not a question of this machine
 async def test_a_quick_start_is_one_change() -> None:
     runtime = FakeRuntime()
     async with pool(runtime) as (host, seen):
@@ -201,7 +203,7 @@ async def test_an_exit_restarts_the_container_and_ends_its_followers() -> None:
         ref, ended = host.instance("a", "c0")
         assert not ended.is_set()
         runtime.end(ref, 3)
-        await asyncio.wait_for(ended.wait(), 5)
+        await asyncio.wait_for(ended.wait(), 30)
         await seen.until(lambda: seen.latest["a"].containers[0].restart_count == 1)
         newer, _ = host.instance("a", "c0")
         assert newer.attempt == 1
@@ -426,7 +428,7 @@ async def test_another_process_adopts_and_restarts_nothing(tmp_path: Path) -> No
         await seen.until(lambda: [s.state for s in seen.latest.values()] == [RUNNING] * 3)
         epoch, before = host.journal.epoch, seen.latest["a"]
         first.block("stop_container")
-        await host.delete("b", 30, "")
+        await host.delete("b", 600, "")
         await condition(lambda: first.count("stop_container") == 1)
     first.end(host.instance("c", "c0")[0], 5, tell=False)  # nobody is there to hear it
     world["orphan"] = {"sandbox": world["a"]["sandbox"], "ready": True, "containers": {}}
@@ -442,7 +444,7 @@ async def test_another_process_adopts_and_restarts_nothing(tmp_path: Path) -> No
         assert second.count("run_sandbox") == 0
         assert [what for call, what in second.calls if call == "start_container"] == ["c/c0/1"]
         (stop,) = [what for call, what in second.calls if call == "stop_container"]
-        assert 25 <= int(stop.split(":")[1]) <= 30, "what is left of the grace"
+        assert 500 <= int(stop.split(":")[1]) <= 600, "what is left of the grace"
         await condition(lambda: "orphan" not in world)
         assert host.cells.count("az1-a") == 2
 
@@ -478,7 +480,7 @@ async def test_a_runtime_that_is_away_costs_nothing_but_time() -> None:
         cells = host.watch_cells()
         assert (await anext(cells)).snapshot
         runtime.go_away()
-        down = await asyncio.wait_for(anext(cells), 5)
+        down = await asyncio.wait_for(anext(cells), 30)
         assert {c.health for c in down.cells} == {cell_pb2.HEALTH_UNHEALTHY}
         assert down.cells[0].health_message == "no answer"
         with pytest.raises(PoolFailure) as failure:
@@ -487,7 +489,7 @@ async def test_a_runtime_that_is_away_costs_nothing_but_time() -> None:
         await host.delete("a", 0, "")
         runtime.end(host.instance("a", "c0")[0], 9, tell=False)
         runtime.come_back()
-        up = await asyncio.wait_for(anext(cells), 5)
+        up = await asyncio.wait_for(anext(cells), 30)
         assert {c.health for c in up.cells} == {cell_pb2.HEALTH_HEALTHY}
         await seen.until(lambda: "a" in seen.gone)
         assert seen.gone["a"].containers[0].state.terminated.exit_code == 9
@@ -604,7 +606,7 @@ async def test_a_watch_goes_on_where_it_stood() -> None:
         await host.delete("a", 0, "")
         await seen.until(lambda: "a" in seen.gone)
         watch = host.watch(epoch, revision)
-        batch = await asyncio.wait_for(anext(watch), 5)
+        batch = await asyncio.wait_for(anext(watch), 30)
         assert not batch.snapshot and not batch.sandboxes
         assert [s.uid for s in batch.gone] == ["a"]
         await watch.aclose()  # type: ignore[attr-defined]  # it is a generator

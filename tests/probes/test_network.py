@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.probes.servers import scripted, server_tls
+from tests.support.stepped import stepped
 from vknode.pool.probes.network import Network
 from vknode.pool.probes.turnstile import Turnstile
 from vknode.pool.runtimes.facts import ProbeOutcome, ProbeResult
@@ -41,7 +42,7 @@ def descriptors() -> int:
 async def test_a_thousand_probes_leave_no_socket_behind(network: Network) -> None:
     async with scripted([["read", ["send", _OK]]]) as server:
         before = descriptors()
-        asked = [network.probe(get(server.port), ["127.0.0.1"], 20) for _ in range(1000)]
+        asked = [network.probe(get(server.port), ["127.0.0.1"], 120) for _ in range(1000)]
         found = await asyncio.gather(*asked)
         assert {outcome.result for outcome in found} == {ProbeResult.SUCCESS}
         while server.open:
@@ -53,11 +54,11 @@ async def test_a_thousand_probes_leave_no_socket_behind(network: Network) -> Non
 async def test_those_that_hang_do_not_hold_up_the_others(network: Network) -> None:
     async with scripted([["hang"]]) as deaf, scripted([["read", ["send", _OK]]]) as quick:
         hanging = [
-            asyncio.create_task(network.probe(get(deaf.port), ["127.0.0.1"], 60))
+            asyncio.create_task(network.probe(get(deaf.port), ["127.0.0.1"], 120))
             for _ in range(200)
         ]
-        async with asyncio.timeout(30):
-            found = await network.probe(get(quick.port), ["127.0.0.1"], 10)
+        async with asyncio.timeout(90):  # they have 120 s
+            found = await network.probe(get(quick.port), ["127.0.0.1"], 60)
         assert found == ProbeOutcome(ProbeResult.SUCCESS, "hi")
         for task in hanging:
             task.cancel()
@@ -71,7 +72,7 @@ async def test_a_cancelled_probe_closes_its_connection(network: Network) -> None
             await asyncio.sleep(0)
         probing.cancel()
         await asyncio.gather(probing, return_exceptions=True)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while server.open:
                 await asyncio.sleep(0)
 
@@ -82,7 +83,7 @@ async def test_our_own_lack_of_descriptors_is_not_the_containers_fault(network: 
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
         try:
             found = [
-                await network.probe(action, ["127.0.0.1"], 5)
+                await network.probe(action, ["127.0.0.1"], 30)
                 for action in (get(server.port), tcp(server.port))
             ]
         finally:
@@ -94,7 +95,7 @@ async def test_our_own_lack_of_descriptors_is_not_the_containers_fault(network: 
 async def test_a_host_of_its_own_is_asked_instead_of_the_pod(network: Network) -> None:
     async with scripted([["hang"]]) as server:
         nobody = ["192.0.2.1"]
-        found = await network.probe(tcp(server.port, "127.0.0.1"), nobody, 5)
+        found = await network.probe(tcp(server.port, "127.0.0.1"), nobody, 30)
         assert found.result is ProbeResult.SUCCESS
 
 
@@ -119,6 +120,7 @@ async def test_a_hook_falls_back_to_http_without_its_secret(
     assert "User-Agent: kube-lifecycle/1.37" in request
 
 
+@stepped
 async def test_a_turnstile_lets_so_many_begin_and_no_more() -> None:
     turnstile = Turnstile(2, hold=0.05)
     inside = most = 0
@@ -141,10 +143,10 @@ async def test_a_turnstile_lets_so_many_begin_and_no_more() -> None:
             await stay.wait()
 
     slow_ones = [asyncio.create_task(slow()) for _ in range(5)]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await quick()
     stay.set()
     await asyncio.gather(*slow_ones)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await asyncio.gather(quick(), quick())
     assert most == 2

@@ -20,9 +20,9 @@ FOLDER = Path(__file__).parent
 TARGETS = ("kubelet", "vknode")
 
 #: How long a step waits for what it expects, in seconds, where it does not say `within`.
-PATIENCE = {"expect": 40.0, "gone": 40.0, "event": 20.0, "logs": 15.0, "object": 40.0}
+PATIENCE = {"expect": 90.0, "gone": 90.0, "event": 60.0, "logs": 60.0, "object": 90.0}
 #: A whole scenario, in seconds.
-LONGEST = 240.0
+LONGEST = 480.0
 
 
 class BadScenario(Exception):

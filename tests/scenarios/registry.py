@@ -11,7 +11,7 @@ how it behaves; what follows is free, so that each scenario has an image of its 
 | `settings/NAME`   | an image with ENV, WORKDIR, ENTRYPOINT and CMD                     |
 | `hangs/NAME`      | takes the question and never answers                               |
 | `slow/NAME`       | takes 10 s for its answer, then gives busybox                      |
-| `late/NAME`       | answers 500 for its first 5 s, then busybox                         |
+| `late/NAME`       | answers 500 for its first 8 s, then busybox                         |
 
 Whatever else is asked for does not exist. Every image has the tag `v1`.
 """
@@ -51,8 +51,9 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     },
 }
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-#: Seconds for which `late/NAME` answers 500, from the first question for it.
-LATE = 5.0
+#: Seconds for which `late/NAME` answers 500, from the first question for it: less than the 10 s
+#: after which it is asked again.
+LATE = 8.0
 #: Seconds that `slow/NAME` takes for its manifest.
 SLOW = 10.0
 

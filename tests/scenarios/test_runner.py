@@ -25,20 +25,22 @@ objects:
 
 def test_a_failure_shows_history_events_description_and_logs(cri: Running) -> None:
     outcomes: dict[str, Outcome] = {}
-    wrong = "steps: [{expect: {phase: Failed, containers: {main: {exitCode: 4}}}, within: 10s}]"
     right = "steps: [{expect: {phase: Failed, containers: {main: {exitCode: 3}}}}]"
+    told = "{expect: {phase: Failed}}, {event: {reason: Started}}"
+    wrong = f"steps: [{told}, {{expect: {{containers: {{main: {{exitCode: 4}}}}}}, within: 2s}}]"
     never = f"{right}\nnever: [{{containers: {{main: {{state: terminated}}}}}}]"
     scenarios = [
         parse(f"title: {name}{POD}{steps}", f"test/{name}")
         for name, steps in (("wrong", wrong), ("right", right), ("never", never))
     ]
     cri.thread.run(
-        play_all(vknode(cri), scenarios, lambda one: outcomes.update({one.scenario.name: one}))
+        play_all(vknode(cri), scenarios, lambda one: outcomes.update({one.scenario.name: one})),
+        timeout=280,
     )
     assert not outcomes["test/right"].problem
     assert "never[1] was seen" in outcomes["test/never"].problem
     told = outcomes["test/wrong"].problem
-    assert "wrong\n(tests/scenarios/test/wrong.yaml, step 1, expect)" in told
+    assert "wrong\n(tests/scenarios/test/wrong.yaml, step 3, expect)" in told
     assert "containers.main.exitCode: wanted 4, is 3" in told
     assert "Failed" in told and "main=terminated/Error/3/r0" in told  # the history
     assert "Started: Container started" in told  # the events

@@ -16,7 +16,7 @@ from tests.support.fixtures import Running
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.containerd,
-    pytest.mark.timeout(900),  # the first result may be the last to come
+    pytest.mark.timeout(2400),  # the first result may be the last to come
 ]
 
 SCENARIOS = [one for one in load() if one.runs_on("vknode")]

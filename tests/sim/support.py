@@ -64,13 +64,13 @@ async def start(
     return sandbox, started.ref
 
 
-async def next_exit(runtime: SimRuntime, timeout: float = 5.0) -> ContainerExited:
+async def next_exit(runtime: SimRuntime, timeout: float = 30.0) -> ContainerExited:
     event = await next_event(runtime, timeout)
     assert isinstance(event, ContainerExited), event
     return event
 
 
-async def next_event(runtime: SimRuntime, timeout: float = 5.0) -> RuntimeEvent:
+async def next_event(runtime: SimRuntime, timeout: float = 30.0) -> RuntimeEvent:
     async with asyncio.timeout(timeout):
         async for event in runtime.events():
             return event

@@ -99,7 +99,7 @@ def own_namespace(kube: Kube, title: str) -> Iterator[Kube]:
     kube.out("create", "namespace", name)
     inside = replace(kube, namespace=name)
     for made in ("serviceaccount/default", "configmap/kube-root-ca.crt"):
-        inside.out("wait", "--for=create", made, "--timeout=60s")
+        inside.out("wait", "--for=create", made, "--timeout=110s")
     try:
         yield inside
     finally:

@@ -42,7 +42,7 @@ from vknode.devcluster.zone import PoolOptions, Zone, prepare_images
 log = structlog.get_logger()
 
 #: Seconds until nodes that are not all Ready count as a failed start.
-NODES_WITHIN = 60.0
+NODES_WITHIN = 120.0
 
 
 class Refused(Exception):

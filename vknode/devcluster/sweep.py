@@ -25,7 +25,7 @@ from vknode.devcluster.process import process_start_time
 from vknode.devcluster.state import Process, RunRecord, ZoneRecord, boot_id
 
 #: Seconds that killed processes and their namespaces get to be gone.
-PATIENCE = 10.0
+PATIENCE = 60.0
 SHIM = "shim"
 #: containerd puts containers without a parent of their own below this cgroup, and
 #: leaves it there when the last one is gone.
@@ -201,7 +201,7 @@ def _hierarchies(root: Path) -> list[Path]:
 
 
 def _remove_cgroup(group: Path) -> bool:
-    deadline = time.monotonic() + 2.0
+    deadline = time.monotonic() + PATIENCE
     while True:
         try:
             for folder, _, _ in os.walk(group, topdown=False):

@@ -37,7 +37,7 @@ from vknode.devcluster.state import ZoneRecord
 from vknode.devcluster.sweep import remove_host_ports, sweep_zone
 
 #: Seconds until a containerd that does not serve counts as failed.
-READY_WITHIN = 30.0
+READY_WITHIN = 120.0
 
 
 @dataclass(frozen=True)

@@ -60,10 +60,12 @@ def _files(spec: spec_pb2.SandboxSpec, name: str, **content: bytes) -> spec_pb2.
 async def _until_it_says(
     bench: Bench, spec: spec_pb2.SandboxSpec, path: str, content: bytes
 ) -> None:
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + bench.settings.timeout
     while (output := (await bench.exec(spec, ["cat", path]))[1]) != content:
         if time.monotonic() > deadline:
-            raise CheckFailed(f"15 s after the update {path} still says {output!r}")
+            raise CheckFailed(
+                f"{bench.settings.timeout:g} s after the update {path} still says {output!r}"
+            )
         await asyncio.sleep(0.1)  # nothing tells when the container sees it
 
 
@@ -151,22 +153,24 @@ async def resize_pending_beside(bench: Bench) -> None:
 async def stats(bench: Bench) -> None:
     spec, other = bench.spec(), bench.spec()
     await asyncio.gather(bench.running(spec), bench.running(other))
-    deadline = time.monotonic() + 30
-    while True:  # a fresh container's first sample may take a moment
+    deadline = time.monotonic() + bench.settings.timeout
+    while True:  # a fresh container's first samples may lack something, or all
         found = await bench.client.stats([spec.uid])
-        if found and found[0].containers and found[0].containers[0].usage.memory_working_set_bytes:
+        usage = found[0].containers[0].usage if found and found[0].containers else None
+        if usage and usage.memory_working_set_bytes and usage.cpu_nanoseconds:
             break
         if time.monotonic() > deadline:
-            raise CheckFailed(f"no usage of a running container within 30 s: {found}")
+            raise CheckFailed(
+                "no usage of memory and processor by a running container within "
+                f"{bench.settings.timeout:g} s: {found}"
+            )
         await asyncio.sleep(0.5)
     expect_equal([entry.uid for entry in found], [spec.uid], "the sandboxes asked for")
     entry = found[0]
     expect_equal((entry.namespace, entry.name), (spec.namespace, spec.name), "namespace and name")
     expect_equal(entry.cell, spec.cell, "cell")
     expect_equal([container.name for container in entry.containers], ["main"], "containers")
-    usage = entry.containers[0].usage
-    expect(usage.HasField("at"), "usage has no time")
-    expect(usage.cpu_nanoseconds > 0, "cpu_nanoseconds is 0")
+    expect(entry.containers[0].usage.HasField("at"), "usage has no time")
     everything = {entry.uid for entry in await bench.client.stats()}
     expect({spec.uid, other.uid} <= everything, "a list of all lacks a running sandbox")
     expect_equal(await bench.client.stats(cell="no-such-cell"), [], "usage in an unknown cell")

@@ -27,7 +27,7 @@ def _probe(
 ) -> spec_pb2.Probe:
     return spec_pb2.Probe(
         handler=spec_pb2.Handler(exec=spec_pb2.Handler.Exec(command=command)),
-        timeout_seconds=5,
+        timeout_seconds=10,
         period_seconds=period,
         success_threshold=1,
         failure_threshold=failures,
@@ -101,9 +101,9 @@ async def pre_stop_hook(bench: Bench) -> None:
     await bench.says(spec, "ready")
     begin = time.monotonic()
     await bench.client.delete(spec.uid)
-    sandbox = await bench.wait(spec, lambda s: s.deleting, "deleting", 10)
+    sandbox = await bench.wait(spec, lambda s: s.deleting, "deleting")
     expect(sandbox.containers[0].state.HasField("running"), f"at once: {describe(sandbox)}")
-    await bench.gone(spec, 30)
+    await bench.gone(spec, bench.settings.timeout)
     took = time.monotonic() - begin
     expect(took >= 1.9, f"ended after {took:.1f} s, before its hook had slept 2 s")
     end = bench.observer.gone[spec.uid].containers[0].state.terminated

@@ -21,7 +21,7 @@ from vknode.pool.v1 import cell_pb2
 # Importing a module registers its checks, in this order.
 _MODULES = (basics, watching, life, health, content, streams)
 
-_ANSWER_SECONDS = 5.0
+_ANSWER_SECONDS = 10.0
 
 
 class Unreachable(Exception):

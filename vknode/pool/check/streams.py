@@ -63,9 +63,8 @@ async def logs_follow(bench: Bench) -> None:
     spec = bench.spec(["sh", "-c", "echo early; sleep 1.5; echo later; sleep 0.5"], policy=NEVER)
     await bench.create(spec)
     await bench.wait(spec, lambda s: s.containers[0].state.HasField("running"), "running")
-    begin = time.monotonic()
+    # Raises where it does not end with the container.
     expect_equal(await bench.logs(spec, follow=True), b"early\nlater\n", "followed log")
-    expect(time.monotonic() - begin < 15, "the followed log did not end with the container")
 
 
 @check("logs: `previous` is the instance before; without one it is NOT_FOUND or REFUSED")
@@ -187,13 +186,13 @@ async def exec_ends_with_container(bench: Bench) -> None:
     try:
         await asyncio.sleep(0.5)
         await bench.client.delete(spec.uid, 0)
-        await bench.gone(spec, 30)
+        await bench.gone(spec, bench.settings.timeout)
         try:
-            await asyncio.wait_for(running, 15)
+            await asyncio.wait_for(running, bench.settings.timeout)
         except PoolFailure:
             pass  # an end without an exit code is as good as 137
         except TimeoutError:
-            raise CheckFailed("the exec goes on 15 s after its container is gone") from None
+            raise CheckFailed("the exec goes on though its container is gone") from None
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
@@ -202,7 +201,7 @@ async def exec_ends_with_container(bench: Bench) -> None:
 @check("attach: shows what the container prints and ends with it")
 async def attach_output(bench: Bench) -> None:
     # Not `printf` or a pipe: the image may have a small shell only.
-    lines = "; ".join("sleep 0.3; echo tick" for _ in range(12))
+    lines = "; ".join("sleep 0.3; echo tick" for _ in range(30))
     spec = bench.spec(["sh", "-c", lines], policy=NEVER)
     await bench.create(spec)
     await bench.wait(spec, lambda s: s.containers[0].state.HasField("running"), "running")
@@ -228,7 +227,8 @@ async def port_forward(bench: Bench) -> None:
     spec.containers[0].ports.add(container_port=8080, protocol="TCP")
     await bench.running(spec)
     answer = b""
-    for attempt in range(20):  # httpd needs a moment until it listens
+    deadline = time.monotonic() + bench.settings.timeout
+    while True:  # httpd needs a moment until it listens
         try:
             connection = await bench.client.port_forward(spec.uid, 8080)
             await connection.write(b"GET / HTTP/1.0\r\n\r\n")
@@ -241,9 +241,9 @@ async def port_forward(bench: Bench) -> None:
             finally:
                 await connection.close()
         except PoolFailure:
-            if attempt == 19:
+            if time.monotonic() > deadline:
                 raise
-        if answer:
+        if answer or time.monotonic() > deadline:
             break
         await asyncio.sleep(0.2)
     expect(answer.startswith(b"HTTP/1."), f"answer {answer[:80]!r}")

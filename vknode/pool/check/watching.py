@@ -17,9 +17,9 @@ class _Watch:
 
     async def next(self) -> pool_pb2.WatchSandboxesResponse:
         try:
-            response: Any = await asyncio.wait_for(self._call.read(), 15)
+            response: Any = await asyncio.wait_for(self._call.read(), 60)
         except TimeoutError:
-            raise CheckFailed("no response to WatchSandboxes within 15 s") from None
+            raise CheckFailed("no response to WatchSandboxes within 60 s") from None
         expect(isinstance(response, pool_pb2.WatchSandboxesResponse), "the watch ended by itself")
         assert isinstance(response, pool_pb2.WatchSandboxesResponse)
         return response
@@ -91,7 +91,7 @@ async def watch_replay_gone(bench: Bench) -> None:
     watch.close()
     expect(spec.uid in uids, "the snapshot lacks a running sandbox")
     await bench.client.delete(spec.uid, 0)
-    await bench.gone(spec, 30)
+    await bench.gone(spec, bench.settings.timeout)
     watch = _Watch(bench, last.epoch, last.revision)
     try:
         response = await watch.next()

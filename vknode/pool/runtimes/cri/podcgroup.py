@@ -96,15 +96,15 @@ class PodCgroups:
         OSError."""
         return self._hierarchy.memory(self.path(uid))
 
-    def remove(self, uid: str) -> None:
-        """When nothing runs in it any more. What is busy still (the kernel reaps a moment
-        later) goes at the next call."""
+    def remove(self, uid: str) -> bool:
+        """When nothing runs in it any more. False where it is busy still (the kernel reaps a
+        moment later): it goes at the next call."""
         self._in_force.pop(uid, None)
+        mine = self._hierarchy.folders(self.path(uid))
         self._left = [
-            folder
-            for folder in (*self._left, *self._hierarchy.folders(self.path(uid)))
-            if not _rmdir(folder)
+            folder for folder in dict.fromkeys((*self._left, *mine)) if not _rmdir(folder)
         ]
+        return not any(folder in self._left for folder in mine)
 
     def close(self) -> None:
         """The parent goes with its last Pod, and its own parents with it."""

@@ -68,6 +68,8 @@ _MAX_QUEUE = 1024
 
 # Turns of the event loop until a call made in a task of its own is on the wire.
 _TURNS_TO_LEAVE = 4
+# Seconds after which a Pod's control group is tried again: the kernel takes a moment to reap.
+_UNTIL_REAPED = (0.02, 0.1, 0.3, 1.0)
 
 
 class CriRuntime:
@@ -429,7 +431,10 @@ class CriRuntime:
         await self._sandboxes.remove_all(uid)
         self._let_go(uid, gone=True)
         if self._cgroups is not None:
-            self._cgroups.remove(uid)
+            for pause in _UNTIL_REAPED:
+                if self._cgroups.remove(uid):
+                    break
+                await asyncio.sleep(pause)
         try:
             # A volume may hold very many files.
             await asyncio.to_thread(self._volumes.remove, uid)
