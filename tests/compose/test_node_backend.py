@@ -46,6 +46,12 @@ def limited(*limits: str | None, **spec: Any) -> dict[str, Any]:
     return pod_json("u", spec={"containers": containers, **spec})
 
 
+def first(name: str, limit: str, sidecar: bool = False) -> dict[str, Any]:
+    """An init container."""
+    container: dict[str, Any] = {"name": name, "resources": {"limits": {"memory": limit}}}
+    return container | ({"restartPolicy": "Always"} if sidecar else {})
+
+
 def entry(**fields: Any) -> stats_pb2.SandboxStats:
     return stats_pb2.SandboxStats(uid="u", namespace="forged", name="forged", **fields)
 
@@ -81,7 +87,13 @@ def test_what_is_not_ours_is_left_out() -> None:
             [64 * MIB],
             None,
         ),
-        (limited("64Mi", initContainers=[{"name": "i"}]), [64 * MIB], 64 * MIB),
+        (limited("64Mi", initContainers=[{"name": "i"}]), [64 * MIB], None),
+        (limited("64Mi", initContainers=[first("s", "32Mi", True)]), [64 * MIB], 96 * MIB),
+        (
+            limited("64Mi", initContainers=[first("s", "32Mi", True), first("i", "80Mi")]),
+            [64 * MIB],
+            112 * MIB,
+        ),
     ],
 )
 def test_memory_limits(pod: dict[str, Any], limits: list[int | None], whole: int | None) -> None:

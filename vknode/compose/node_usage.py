@@ -140,16 +140,18 @@ def _limits(spec: Json) -> dict[str, int]:
 
 
 def _pod_limit(spec: Json, limits: Mapping[str, int]) -> int | None:
-    """Of the whole Pod: its own, or else all containers' together if each has one."""
+    """Of the whole Pod: its own, or else what its containers can have at once if each has one,
+    those that only initialize it included (ResourceConfigForPod)."""
     own = whole_number((spec.get("resources") or {}).get("limits") or {}, "memory")
     if own:
         return own
-    names = [container["name"] for container in spec.get("containers") or ()]
-    names += [
-        container["name"]
-        for container in spec.get("initContainers") or ()
-        if container.get("restartPolicy") == "Always"
-    ]
-    if not names or any(name not in limits for name in names):
+    main, initial = spec.get("containers") or (), spec.get("initContainers") or ()
+    if not main or any(container["name"] not in limits for container in (*main, *initial)):
         return None
-    return sum(limits[name] for name in names)
+    most = sidecars = 0
+    for container in initial:
+        limit = limits[container["name"]]
+        most = max(most, sidecars + limit)
+        if container.get("restartPolicy") == "Always":
+            sidecars += limit
+    return max(most, sidecars + sum(limits[container["name"]] for container in main))
