@@ -38,6 +38,8 @@ class Usage:
             for item in await self._containers(selector)
             if not wanted or item.attributes.labels.get(layout.POD_UID) in wanted
         )
+        # The runtime tells of those that have ended, too.
+        items = [item for item in items if item.attributes.id not in self._known.ended]
         sizes = {}
         for item in items:
             ref = self._known.containers.get(item.attributes.id)
