@@ -113,6 +113,35 @@ def test_a_limit_that_was_changed_while_it_runs() -> None:
     assert usage.containers[0].memory_limit == 256 * MIB
 
 
+def test_volumes_are_the_pods_and_those_on_disk_are_its_local_storage() -> None:
+    pod = limited(
+        None,
+        volumes=[
+            {"name": "disk", "emptyDir": {}},
+            {"name": "memory", "emptyDir": {"medium": "Memory"}},
+            {"name": "settings", "configMap": {"name": "settings"}},
+            {"name": "key", "secret": {"secretName": "key"}},
+            {"name": "token", "projected": {}},
+            {"name": "about", "downwardAPI": {}},
+            {"name": "host", "hostPath": {"path": "/srv"}},
+        ],
+    )
+    names = ["about", "disk", "key", "memory", "other", "settings", "token"]
+    told = [stats_pb2.VolumeStats(name=name, used_bytes=1, free_inodes=0) for name in names]
+    usage = one(entry(volumes=[*told, stats_pb2.VolumeStats(name="disk")], files_bytes=2), pod)
+    assert [(volume.name, volume.local) for volume in usage.volumes] == [
+        ("disk", True),
+        ("memory", False),
+        ("settings", True),
+        ("key", False),
+        ("token", False),
+        ("about", False),
+    ]
+    disk = usage.volumes[0]
+    assert (disk.at, disk.used, disk.inodes_free, disk.inodes) == (NOW, 1, 0, None)
+    assert (usage.files_bytes, usage.files_inodes) == (2, None)
+
+
 NUMBERS = st.integers(0, 2**64 - 1)
 TIMES = st.builds(Timestamp, seconds=st.integers(-(2**63), 2**63 - 1), nanos=st.integers(0, 10**9))
 USAGES = st.builds(
@@ -132,9 +161,21 @@ ENTRIES = st.builds(
             started_at=st.none() | TIMES,
             usage=st.none() | USAGES,
             logs_bytes=st.none() | NUMBERS,
+            logs_inodes=st.none() | NUMBERS,
         ),
         max_size=3,
     ),
+    volumes=st.lists(
+        st.builds(
+            stats_pb2.VolumeStats,
+            name=st.sampled_from(["v0", "v1", ""]),
+            at=st.none() | TIMES,
+            used_bytes=st.none() | NUMBERS,
+            capacity_bytes=st.none() | NUMBERS,
+        ),
+        max_size=3,
+    ),
+    files_bytes=st.none() | NUMBERS,
     usage=st.none() | USAGES,
     network_receive_bytes=st.none() | NUMBERS,
     probes=st.lists(
@@ -155,7 +196,8 @@ ENTRIES = st.builds(
 @given(st.lists(st.lists(ENTRIES, max_size=4), min_size=1, max_size=3))
 def test_whatever_a_pool_tells_can_be_read(rounds: list[list[stats_pb2.SandboxStats]]) -> None:
     """Twice the same, impossible times, no numbers, probes of a newer contract."""
-    ours = {uid: OurPod("default", uid, limited("64Mi"), None) for uid in "uv"}
+    pod = limited("64Mi", volumes=[{"name": name, "emptyDir": {}} for name in ("v0", "v1")])
+    ours = {uid: OurPod("default", uid, pod, None) for uid in "uv"}
     history = UsageHistory()
     for entries in rounds:
         pods = pods_usage(entries, ours.get, NOW)

@@ -19,6 +19,7 @@ from vknode.pool.runtimes.cri import mounts, trees
 from vknode.pool.runtimes.cri.diskusage import ALL, measure, usage
 from vknode.pool.runtimes.cri.layout import Layout
 from vknode.pool.runtimes.cri.storage import StorageLimits, StorageWatch, limits_of
+from vknode.pool.runtimes.cri.volumeusage import VolumeUsage
 from vknode.pool.runtimes.facts import SandboxOverLimit
 from vknode.pool.v1 import spec_pb2
 
@@ -72,7 +73,7 @@ async def first(
     async def written(uid: str) -> Mapping[str, int]:
         return layers or {}
 
-    watch = StorageWatch(layout, written, period=0.01)
+    watch = StorageWatch(layout, written, VolumeUsage(layout), period=0.01)
     running = asyncio.create_task(watch.run(found.put))
     watch.add("u", limits)
     try:
@@ -98,7 +99,7 @@ async def test_a_sandbox_that_is_made_anew_is_measured_once_a_period(layout: Lay
     async def never(_: SandboxOverLimit) -> None:
         raise AssertionError("nothing is exceeded")
 
-    watch = StorageWatch(layout, written, period=0.05)
+    watch = StorageWatch(layout, written, VolumeUsage(layout), period=0.05)
     for _ in range(3):
         watch.add("u", StorageLimits(pod=MI))
         watch.forget("u")

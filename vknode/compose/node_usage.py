@@ -13,7 +13,7 @@ from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from vknode.kubeletapi import ContainerUsage, PodUsage, ProbeCount, ProbeType, Usage
+from vknode.kubeletapi import ContainerUsage, PodUsage, ProbeCount, ProbeType, Usage, VolumeUsage
 from vknode.pool.v1 import stats_pb2, status_pb2
 from vknode.translate.quantity import Quantity
 from vknode.translate.resources import allocated_pod
@@ -96,7 +96,37 @@ def _pod(entry: stats_pb2.SandboxStats, our: OurPod, now: int) -> PodUsage:
             for _, probe in sorted(probes.items())
             if probe.type in _PROBES
         ],
+        volumes=_volumes(entry, spec, now),
+        files_bytes=_optional(entry, "files_bytes"),
+        files_inodes=_optional(entry, "files_inodes"),
     )
+
+
+def _volumes(entry: stats_pb2.SandboxStats, spec: Json, now: int) -> list[VolumeUsage]:
+    """Those that the Pod has, in the order of its spec."""
+    told = {one.name: one for one in reversed(entry.volumes)}
+    return [
+        VolumeUsage(
+            name=one.name,
+            at=_time(one.at) or now,
+            local=_is_local(volume),
+            used=_optional(one, "used_bytes"),
+            inodes_used=_optional(one, "used_inodes"),
+            capacity=_optional(one, "capacity_bytes"),
+            available=_optional(one, "available_bytes"),
+            inodes=_optional(one, "inodes"),
+            inodes_free=_optional(one, "free_inodes"),
+        )
+        for volume in spec.get("volumes") or ()
+        if (one := told.get(volume["name"])) is not None
+    ]
+
+
+def _is_local(volume: Json) -> bool:
+    """As IsLocalEphemeralVolume (pkg/volume/util): what a kubelet keeps on disk in folders of
+    its own, but for projected volumes and the downward API."""
+    empty = volume.get("emptyDir")
+    return "configMap" in volume or (empty is not None and not empty.get("medium"))
 
 
 def _container(one: stats_pb2.ContainerStats, limit: int | None, now: int) -> ContainerUsage:
@@ -107,6 +137,8 @@ def _container(one: stats_pb2.ContainerStats, limit: int | None, now: int) -> Co
         memory_limit=limit,
         root_bytes=_optional(one, "root_filesystem_bytes"),
         log_bytes=_optional(one, "logs_bytes"),
+        root_inodes=_optional(one, "root_filesystem_inodes"),
+        log_inodes=_optional(one, "logs_inodes"),
     )
 
 
