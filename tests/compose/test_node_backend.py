@@ -46,6 +46,12 @@ def limited(*limits: str | None, **spec: Any) -> dict[str, Any]:
     return pod_json("u", spec={"containers": containers, **spec})
 
 
+def first(name: str, limit: str, sidecar: bool = False) -> dict[str, Any]:
+    """An init container."""
+    container: dict[str, Any] = {"name": name, "resources": {"limits": {"memory": limit}}}
+    return container | ({"restartPolicy": "Always"} if sidecar else {})
+
+
 def entry(**fields: Any) -> stats_pb2.SandboxStats:
     return stats_pb2.SandboxStats(uid="u", namespace="forged", name="forged", **fields)
 
@@ -81,7 +87,13 @@ def test_what_is_not_ours_is_left_out() -> None:
             [64 * MIB],
             None,
         ),
-        (limited("64Mi", initContainers=[{"name": "i"}]), [64 * MIB], 64 * MIB),
+        (limited("64Mi", initContainers=[{"name": "i"}]), [64 * MIB], None),
+        (limited("64Mi", initContainers=[first("s", "32Mi", True)]), [64 * MIB], 96 * MIB),
+        (
+            limited("64Mi", initContainers=[first("s", "32Mi", True), first("i", "80Mi")]),
+            [64 * MIB],
+            112 * MIB,
+        ),
     ],
 )
 def test_memory_limits(pod: dict[str, Any], limits: list[int | None], whole: int | None) -> None:
@@ -99,6 +111,35 @@ def test_a_limit_that_was_changed_while_it_runs() -> None:
     told = entry(containers=[stats_pb2.ContainerStats(name="c0")])
     (usage,) = pods_usage([told], lambda _uid: OurPod("default", "web", pod, sandbox), NOW)
     assert usage.containers[0].memory_limit == 256 * MIB
+
+
+def test_volumes_are_the_pods_and_those_on_disk_are_its_local_storage() -> None:
+    pod = limited(
+        None,
+        volumes=[
+            {"name": "disk", "emptyDir": {}},
+            {"name": "memory", "emptyDir": {"medium": "Memory"}},
+            {"name": "settings", "configMap": {"name": "settings"}},
+            {"name": "key", "secret": {"secretName": "key"}},
+            {"name": "token", "projected": {}},
+            {"name": "about", "downwardAPI": {}},
+            {"name": "host", "hostPath": {"path": "/srv"}},
+        ],
+    )
+    names = ["about", "disk", "key", "memory", "other", "settings", "token"]
+    told = [stats_pb2.VolumeStats(name=name, used_bytes=1, free_inodes=0) for name in names]
+    usage = one(entry(volumes=[*told, stats_pb2.VolumeStats(name="disk")], files_bytes=2), pod)
+    assert [(volume.name, volume.local) for volume in usage.volumes] == [
+        ("disk", True),
+        ("memory", False),
+        ("settings", True),
+        ("key", False),
+        ("token", False),
+        ("about", False),
+    ]
+    disk = usage.volumes[0]
+    assert (disk.at, disk.used, disk.inodes_free, disk.inodes) == (NOW, 1, 0, None)
+    assert (usage.files_bytes, usage.files_inodes) == (2, None)
 
 
 NUMBERS = st.integers(0, 2**64 - 1)
@@ -120,9 +161,21 @@ ENTRIES = st.builds(
             started_at=st.none() | TIMES,
             usage=st.none() | USAGES,
             logs_bytes=st.none() | NUMBERS,
+            logs_inodes=st.none() | NUMBERS,
         ),
         max_size=3,
     ),
+    volumes=st.lists(
+        st.builds(
+            stats_pb2.VolumeStats,
+            name=st.sampled_from(["v0", "v1", ""]),
+            at=st.none() | TIMES,
+            used_bytes=st.none() | NUMBERS,
+            capacity_bytes=st.none() | NUMBERS,
+        ),
+        max_size=3,
+    ),
+    files_bytes=st.none() | NUMBERS,
     usage=st.none() | USAGES,
     network_receive_bytes=st.none() | NUMBERS,
     probes=st.lists(
@@ -143,7 +196,8 @@ ENTRIES = st.builds(
 @given(st.lists(st.lists(ENTRIES, max_size=4), min_size=1, max_size=3))
 def test_whatever_a_pool_tells_can_be_read(rounds: list[list[stats_pb2.SandboxStats]]) -> None:
     """Twice the same, impossible times, no numbers, probes of a newer contract."""
-    ours = {uid: OurPod("default", uid, limited("64Mi"), None) for uid in "uv"}
+    pod = limited("64Mi", volumes=[{"name": name, "emptyDir": {}} for name in ("v0", "v1")])
+    ours = {uid: OurPod("default", uid, pod, None) for uid in "uv"}
     history = UsageHistory()
     for entries in rounds:
         pods = pods_usage(entries, ours.get, NOW)

@@ -301,6 +301,20 @@ async def test_usage_is_counted(harness: Harness) -> None:
     assert container.started_at.seconds > 0 and container.logs_bytes > 0
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_usage_is_told_of_containers_that_run(harness: Harness, restarted: bool) -> None:
+    spec = pod("exit 0")
+    add(spec, "sleep 1000", name="other")
+    sandbox, ref = await harness.start(spec)
+    await harness.start_in(spec, sandbox, spec.containers[1])
+    await harness.exit_of(ref)
+    if restarted:
+        await harness.restart()
+        await harness.runtime.inventory()
+    (stats,) = await harness.runtime.stats([spec.uid])
+    assert [one.name for one in stats.containers] == ["other"]
+
+
 async def test_a_cancelled_start_leaves_nothing_behind(harness: Harness) -> None:
     for wait in (0.0, 0.01, 0.03, 0.06):
         spec = pod()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import subprocess
 import time
+import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,14 +16,14 @@ import pytest
 from tests.cri.harness import PATIENCE, Harness, add, pod
 from tests.cri.mounted import bound
 from vknode.pool.runtimes.cri import mounts, trees
-from vknode.pool.runtimes.cri.diskusage import usage
+from vknode.pool.runtimes.cri.diskusage import ALL, measure, usage
 from vknode.pool.runtimes.cri.layout import Layout
 from vknode.pool.runtimes.cri.storage import StorageLimits, StorageWatch, limits_of
+from vknode.pool.runtimes.cri.volumeusage import VolumeUsage
 from vknode.pool.runtimes.facts import SandboxOverLimit
 from vknode.pool.v1 import spec_pb2
 
 MI = 1 << 20
-ALL = 1 << 62
 
 
 @pytest.mark.containerd
@@ -71,7 +73,7 @@ async def first(
     async def written(uid: str) -> Mapping[str, int]:
         return layers or {}
 
-    watch = StorageWatch(layout, written, period=0.01)
+    watch = StorageWatch(layout, written, VolumeUsage(layout), period=0.01)
     running = asyncio.create_task(watch.run(found.put))
     watch.add("u", limits)
     try:
@@ -97,7 +99,7 @@ async def test_a_sandbox_that_is_made_anew_is_measured_once_a_period(layout: Lay
     async def never(_: SandboxOverLimit) -> None:
         raise AssertionError("nothing is exceeded")
 
-    watch = StorageWatch(layout, written, period=0.05)
+    watch = StorageWatch(layout, written, VolumeUsage(layout), period=0.05)
     for _ in range(3):
         watch.add("u", StorageLimits(pod=MI))
         watch.forget("u")
@@ -172,6 +174,33 @@ def test_usage_is_what_is_on_the_disk(tmp_path: Path) -> None:
     assert usage(folder, ALL) >= base + 2 * MI
     assert usage(tmp_path / "missing", ALL) == 0
     assert usage(folder / "link", ALL) == 0, "a folder that became a link"
+
+
+def test_inodes_are_counted_and_each_file_once_whatever_its_links(tmp_path: Path) -> None:
+    folder = tmp_path / "v"
+    (folder / "sub").mkdir(parents=True)
+    assert measure(folder).inodes == 2, "itself included"
+    for number in range(3):
+        (folder / f"file{number}").write_bytes(b"x" * MI)
+        for link in range(6):
+            (folder / "sub" / f"{number}-{link}").hardlink_to(folder / f"file{number}")
+    (folder / "link").symlink_to("file0")
+    found = measure(folder)
+    assert found.inodes == 2 + 3 + 1
+    du = subprocess.check_output(["du", "-sB1", folder], text=True)
+    assert found.bytes == int(du.split()[0])
+
+
+def test_a_folder_of_very_many_files_is_not_held_in_memory(tmp_path: Path) -> None:
+    for number in range(4000):
+        (tmp_path / f"{number:0200}").touch()
+    tracemalloc.start()
+    try:
+        assert measure(tmp_path).inodes == 4001
+        assert tracemalloc.get_traced_memory()[1] < 500_000, "names are 250 bytes each"
+    finally:
+        tracemalloc.stop()
+    assert measure(tmp_path, stop=lambda: True).inodes < 1000
 
 
 @pytest.fixture

@@ -22,35 +22,39 @@ OURS_LACK = {
     "node.systemContainers",
     "node.rlimit",
     "node.runtime",
-    # Not in the pool contract: swap, pressure (PSI), inodes, the file systems' sizes, volumes.
+    # Not in the pool contract: swap, pressure (PSI).
     "swap",
     "io",
     "psi",
-    "inodes",
-    "inodesFree",
-    "inodesUsed",
-    "pods.volume",
-    "pods.containers.rootfs.availableBytes",
-    "pods.containers.rootfs.capacityBytes",
-    "pods.containers.logs.availableBytes",
-    "pods.containers.logs.capacityBytes",
-    "pods.ephemeral-storage.availableBytes",
-    "pods.ephemeral-storage.capacityBytes",
-    # Where the cell announces ephemeral-storage; those of the development cluster do not.
-    "node.fs.availableBytes",
-    "node.fs.capacityBytes",
+    # Nor the sizes of the file systems of images, logs and the machine; those of volumes are.
+    *(
+        f"{where}.{name}"
+        for where in (
+            "pods.containers.rootfs",
+            "pods.containers.logs",
+            "pods.ephemeral-storage",
+            "node.fs",
+        )
+        # Of these the node's bytes are told where the cell announces ephemeral-storage; those
+        # of the development cluster do not.
+        for name in ("availableBytes", "capacityBytes", "inodes", "inodesFree")
+    ),
     # Errors of network interfaces.
     "rxErrors",
     "txErrors",
 }
 # What a kubelet has from cAdvisor, which does not know the sandboxes of a test's own containerd.
 NOT_HERE = ("pods.network.", "pods.process_stats.")
-# As we are, for the answers where something is switched off.
-SWITCHED_OFF = {
+CONFIG = {
+    # As we are, for the answers where something is switched off.
     "enableSystemLogHandler": False,
     "enableProfilingHandler": False,
     "enableDebugFlagsHandler": False,
+    # Its volumes are measured once a minute otherwise.
+    "volumeStatsAggPeriod": "5s",
 }
+MIB = 1024 * 1024
+BLOCK = 4096
 #: Nanoseconds a second of a container that works as hard as 100m let it: not less, not more.
 A_TENTH = 20_000_000, 200_000_000
 METRICS_WE_LACK = {
@@ -59,6 +63,51 @@ METRICS_WE_LACK = {
     "container_swap_usage_bytes",
     "container_swap_limit_bytes",
 }
+
+
+# What the Pod's volumes hold: files, folders and links, of which one file has two names.
+WRITE = """
+head -c 1m /dev/zero >/disk/file
+head -c 5000 /dev/zero >/disk/small
+ln /disk/file /disk/again
+ln -s file /disk/link
+mkdir -p /disk/a/b
+touch /disk/a/b/c
+head -c 300000 /dev/zero >/memory/file
+"""
+SETTINGS = {
+    "apiVersion": "v1",
+    "kind": "ConfigMap",
+    "metadata": {"name": "settings"},
+    "data": {"small": "x", "large": "x" * 20_000},
+}
+KEY = {
+    "apiVersion": "v1",
+    "kind": "Secret",
+    "metadata": {"name": "key"},
+    "stringData": {"key": "x" * 5000},
+}
+ABOUT = {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}
+VOLUMES: dict[str, Object] = {
+    "disk": {"emptyDir": {}},
+    "memory": {"emptyDir": {"medium": "Memory", "sizeLimit": "8Mi"}},
+    "settings": {"configMap": {"name": "settings"}},
+    "secret": {"secret": {"secretName": "key"}},
+    "about": {"downwardAPI": ABOUT},
+    "all": {
+        "projected": {
+            "sources": [
+                {"serviceAccountToken": {"path": "token"}},
+                {"configMap": {"name": "settings"}},
+                {"downwardAPI": ABOUT},
+            ]
+        }
+    },
+}
+# What a kubelet keeps in memory, where folders take no room, and we on disk.
+FOLDERS = {"about": 2}
+# Those that are a Pod's local storage to a kubelet.
+LOCAL = {"disk", "settings"}
 
 
 def probed() -> Object:
@@ -70,8 +119,21 @@ def probed() -> Object:
         "livenessProbe": probe,
         "startupProbe": probe,
     }
-    command = ("sh", "-c", "while :; do :; done")
-    return simple_pod("web", command, container=container)
+    mounts = [{"name": name, "mountPath": f"/{name}"} for name in VOLUMES]
+    writer = {
+        "name": "writer",
+        "image": "busybox:1.36",
+        "command": ["sh", "-ec", WRITE],
+        "volumeMounts": mounts,
+    }
+    return simple_pod(
+        "web",
+        ("sh", "-c", "seq 20000; seq 3000 >/file; while :; do :; done"),
+        container={**container, "volumeMounts": mounts},
+        initContainers=[writer],
+        volumes=[{"name": name, **source} for name, source in VOLUMES.items()],
+        automountServiceAccountToken=False,
+    )
 
 
 def successes(text: str) -> set[str]:
@@ -97,16 +159,21 @@ def is_measured(pod: Any) -> bool:
 
 
 def is_stored(pod: Any) -> bool:
-    """Whether its files have been counted: containerd does so now and then."""
+    """Whether its files have been counted: containerd does so now and then, and so do both that
+    are compared here with volumes."""
     parts = (pod["containers"][0].get("rootfs"), pod["containers"][0].get("logs"))
-    return all("usedBytes" in (part or {}) for part in (*parts, pod.get("ephemeral-storage")))
+    return (
+        all("usedBytes" in (part or {}) for part in (*parts, pod.get("ephemeral-storage")))
+        and parts[0]["usedBytes"] > 10_000  # what it wrote at its start
+        and len(pod.get("volume", [])) == len(VOLUMES)
+    )
 
 
 class Answers:
     """Of one node, once everything of the Pod is measured."""
 
     def __init__(self, kube: Kube) -> None:
-        kube.apply(probed())
+        kube.apply(SETTINGS, KEY, probed())
         pod = kube.wait_phase("web", "Running")
         self.node = pod["spec"]["nodeName"]
         self.kube = kube
@@ -147,7 +214,7 @@ class Answers:
 @pytest.fixture(scope="module")
 def kubelets() -> Iterator[Answers]:
     with (
-        real_kubelet(have(PROGRAMS), config=SWITCHED_OFF) as kubelet,
+        real_kubelet(have(PROGRAMS), config=CONFIG) as kubelet,
         own_namespace(kubelet.running.kube, "stats") as kube,
     ):
         yield Answers(kube)
@@ -221,6 +288,57 @@ def test_numbers_of_the_same_size(ours: Answers, kubelets: Answers) -> None:
         memory = container["memory"]
         assert memory["availableBytes"] + memory["workingSetBytes"] == 64 * 1024 * 1024
         assert A_TENTH[0] < container["cpu"]["usageNanoCores"] < A_TENTH[1], "a tenth of a core"
+
+
+def volumes(answers: Answers) -> dict[str, Any]:
+    (pod,) = answers.summary["pods"]
+    return {one["name"]: one for one in pod["volume"]}
+
+
+def test_the_same_of_every_volume(ours: Answers, kubelets: Answers) -> None:
+    here, there = volumes(ours), volumes(kubelets)
+    assert here.keys() == there.keys() == VOLUMES.keys()
+    for name in VOLUMES:
+        mine, its = here[name], there[name]
+        assert mine.keys() == its.keys()
+        more = FOLDERS.get(name, 0) * BLOCK
+        assert abs(mine["usedBytes"] - its["usedBytes"] - more) <= BLOCK, name
+        assert mine["inodesUsed"] == its["inodesUsed"], name
+        for one in (mine, its):
+            assert 0 < one["availableBytes"] <= one["capacityBytes"], name
+            assert one["inodesFree"] <= one["inodes"], name
+    # Of one disk, and of a file system that is as large as the Pod wants it; the machine's
+    # memory is what a kubelet gives each of the others.
+    for name in (*LOCAL, "memory"):
+        assert here[name]["capacityBytes"] == there[name]["capacityBytes"], name
+    assert here["memory"]["usedBytes"] == there["memory"]["usedBytes"]
+    assert there["disk"]["usedBytes"] > MIB and there["disk"]["inodesUsed"] == 7
+
+
+def test_the_same_of_logs_and_writable_layers(ours: Answers, kubelets: Answers) -> None:
+    for key in ("logs", "rootfs"):
+        mine, its = (
+            answers.summary["pods"][0]["containers"][0][key] for answers in (ours, kubelets)
+        )
+        assert abs(mine["usedBytes"] - its["usedBytes"]) <= BLOCK, key
+        assert mine["inodesUsed"] == its["inodesUsed"] > 0, key
+
+
+def test_the_same_things_are_a_pods_local_storage(ours: Answers, kubelets: Answers) -> None:
+    rest = []
+    for answers in (ours, kubelets):
+        (pod,) = answers.summary["pods"]
+        (container,) = pod["containers"]
+        parts = [container["rootfs"], container["logs"]]
+        parts += [one for name, one in volumes(answers).items() if name in LOCAL]
+        storage = pod["ephemeral-storage"]
+        rest.append(
+            {
+                key: storage[key] - sum(part[key] for part in parts)
+                for key in ("usedBytes", "inodesUsed")
+            }
+        )
+    assert rest[0] == rest[1] == {"usedBytes": BLOCK, "inodesUsed": 1}, "its hosts file"
 
 
 @pytest.mark.parametrize("path", ["logs/", "logs/syslog", "debug/flags/v", "debug/pprof/", "no"])

@@ -18,6 +18,7 @@ from vknode.kubeletapi import (
     ProbeCount,
     RunningPod,
     Usage,
+    VolumeUsage,
     probe_metrics,
     resource_metrics,
 )
@@ -41,6 +42,8 @@ WEB = PodUsage(
             memory_limit=64 * MIB,
             root_bytes=4096,
             log_bytes=100,
+            root_inodes=7,
+            log_inodes=2,
         ),
         ContainerUsage("proxy", Usage(NOW, SECOND, 10 * MIB), started=START + SECOND),
     ],
@@ -52,6 +55,12 @@ WEB = PodUsage(
         ProbeCount("main", "Readiness", 7, 2, 1, [6, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], 12.5),
         ProbeCount("main", "Liveness", 0, 3, 0, [0] * 12, 0.0),
     ],
+    volumes=[
+        VolumeUsage("data", NOW - 40 * SECOND, True, 8192, 3, 100 * MIB, 60 * MIB, 1000, 900),
+        VolumeUsage("token", NOW, used=4096, inodes_used=5),
+    ],
+    files_bytes=512,
+    files_inodes=1,
 )
 NODE = NodeUsage("node-1", NOW, [WEB], frozenset(["u-1"]), 1024 * MIB, 10 * MIB)
 OTHER = NodeUsage("node-2", NOW, [PodUsage("default", "db", "u-2")], frozenset(["u-2"]))
@@ -95,8 +104,8 @@ async def test_summary(served: Served, ports: tuple[int, int]) -> None:
     assert node["memory"]["workingSetBytes"] == 45 * MIB
     assert node["memory"]["availableBytes"] == (1024 - 45) * MIB
     assert node["fs"]["capacityBytes"] == 10 * MIB
-    assert node["fs"]["usedBytes"] == 4196
-    assert node["fs"]["availableBytes"] == 10 * MIB - 4196
+    assert (node["fs"]["usedBytes"], node["fs"]["inodesUsed"]) == (12900, 13)
+    assert node["fs"]["availableBytes"] == 10 * MIB - 12900
     assert (node["network"]["rxBytes"], node["network"]["txBytes"]) == (123, 456)
     (pod,) = body["pods"]
     assert pod["podRef"] == {"name": "web", "namespace": "default", "uid": "u-1"}
@@ -105,7 +114,22 @@ async def test_summary(served: Served, ports: tuple[int, int]) -> None:
     assert pod["memory"]["workingSetBytes"] == 45 * MIB
     assert "availableBytes" not in pod["memory"], "no limit of the Pod: one container has none"
     assert pod["network"]["interfaces"] == [{"name": "eth0", "rxBytes": 123, "txBytes": 456}]
-    assert pod["ephemeral-storage"]["usedBytes"] == 4196
+    # Writable layers, logs, the hosts file and those volumes that are local.
+    storage = pod["ephemeral-storage"]
+    assert (storage["usedBytes"], storage["inodesUsed"]) == (4096 + 100 + 512 + 8192, 7 + 2 + 1 + 3)
+    assert pod["volume"] == [
+        {
+            "time": "2023-11-14T22:13:00Z",
+            "availableBytes": 60 * MIB,
+            "capacityBytes": 100 * MIB,
+            "usedBytes": 8192,
+            "inodesFree": 900,
+            "inodes": 1000,
+            "inodesUsed": 3,
+            "name": "data",
+        },
+        {"time": "2023-11-14T22:13:40Z", "usedBytes": 4096, "inodesUsed": 5, "name": "token"},
+    ]
     assert pod["process_stats"] == {"process_count": 4}
     main, proxy = pod["containers"]
     assert (main["name"], main["startTime"]) == ("main", "2023-11-14T22:13:20Z")
@@ -120,6 +144,7 @@ async def test_summary(served: Served, ports: tuple[int, int]) -> None:
         "majorPageFaults": 5,
     }
     assert (main["rootfs"]["usedBytes"], main["logs"]["usedBytes"]) == (4096, 100)
+    assert (main["rootfs"]["inodesUsed"], main["logs"]["inodesUsed"]) == (7, 2)
     assert "rootfs" not in proxy and "availableBytes" not in proxy["memory"]
 
 
@@ -341,6 +366,20 @@ CONTAINERS = st.builds(
     memory_limit=SIZES,
     root_bytes=SIZES,
     log_bytes=SIZES,
+    root_inodes=SIZES,
+    log_inodes=SIZES,
+)
+VOLUMES = st.builds(
+    VolumeUsage,
+    name=NAMES,
+    at=st.integers(START, START + 3600 * SECOND),
+    local=st.booleans(),
+    used=SIZES,
+    inodes_used=SIZES,
+    capacity=SIZES,
+    available=SIZES,
+    inodes=SIZES,
+    inodes_free=SIZES,
 )
 PROBES = st.builds(
     ProbeCount,
@@ -364,6 +403,9 @@ PODS = st.builds(
     received=SIZES,
     sent=SIZES,
     probes=st.lists(PROBES, max_size=2),
+    volumes=st.lists(VOLUMES, max_size=2),
+    files_bytes=SIZES,
+    files_inodes=SIZES,
 )
 ROUNDS = st.lists(
     st.builds(

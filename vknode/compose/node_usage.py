@@ -13,7 +13,7 @@ from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from vknode.kubeletapi import ContainerUsage, PodUsage, ProbeCount, ProbeType, Usage
+from vknode.kubeletapi import ContainerUsage, PodUsage, ProbeCount, ProbeType, Usage, VolumeUsage
 from vknode.pool.v1 import stats_pb2, status_pb2
 from vknode.translate.quantity import Quantity
 from vknode.translate.resources import allocated_pod
@@ -96,7 +96,37 @@ def _pod(entry: stats_pb2.SandboxStats, our: OurPod, now: int) -> PodUsage:
             for _, probe in sorted(probes.items())
             if probe.type in _PROBES
         ],
+        volumes=_volumes(entry, spec, now),
+        files_bytes=_optional(entry, "files_bytes"),
+        files_inodes=_optional(entry, "files_inodes"),
     )
+
+
+def _volumes(entry: stats_pb2.SandboxStats, spec: Json, now: int) -> list[VolumeUsage]:
+    """Those that the Pod has, in the order of its spec."""
+    told = {one.name: one for one in reversed(entry.volumes)}
+    return [
+        VolumeUsage(
+            name=one.name,
+            at=_time(one.at) or now,
+            local=_is_local(volume),
+            used=_optional(one, "used_bytes"),
+            inodes_used=_optional(one, "used_inodes"),
+            capacity=_optional(one, "capacity_bytes"),
+            available=_optional(one, "available_bytes"),
+            inodes=_optional(one, "inodes"),
+            inodes_free=_optional(one, "free_inodes"),
+        )
+        for volume in spec.get("volumes") or ()
+        if (one := told.get(volume["name"])) is not None
+    ]
+
+
+def _is_local(volume: Json) -> bool:
+    """As IsLocalEphemeralVolume (pkg/volume/util): what a kubelet keeps on disk in folders of
+    its own, but for projected volumes and the downward API."""
+    empty = volume.get("emptyDir")
+    return "configMap" in volume or (empty is not None and not empty.get("medium"))
 
 
 def _container(one: stats_pb2.ContainerStats, limit: int | None, now: int) -> ContainerUsage:
@@ -107,6 +137,8 @@ def _container(one: stats_pb2.ContainerStats, limit: int | None, now: int) -> Co
         memory_limit=limit,
         root_bytes=_optional(one, "root_filesystem_bytes"),
         log_bytes=_optional(one, "logs_bytes"),
+        root_inodes=_optional(one, "root_filesystem_inodes"),
+        log_inodes=_optional(one, "logs_inodes"),
     )
 
 
@@ -140,16 +172,18 @@ def _limits(spec: Json) -> dict[str, int]:
 
 
 def _pod_limit(spec: Json, limits: Mapping[str, int]) -> int | None:
-    """Of the whole Pod: its own, or else all containers' together if each has one."""
+    """Of the whole Pod: its own, or else what its containers can have at once if each has one,
+    those that only initialize it included (ResourceConfigForPod)."""
     own = whole_number((spec.get("resources") or {}).get("limits") or {}, "memory")
     if own:
         return own
-    names = [container["name"] for container in spec.get("containers") or ()]
-    names += [
-        container["name"]
-        for container in spec.get("initContainers") or ()
-        if container.get("restartPolicy") == "Always"
-    ]
-    if not names or any(name not in limits for name in names):
+    main, initial = spec.get("containers") or (), spec.get("initContainers") or ()
+    if not main or any(container["name"] not in limits for container in (*main, *initial)):
         return None
-    return sum(limits[name] for name in names)
+    most = sidecars = 0
+    for container in initial:
+        limit = limits[container["name"]]
+        most = max(most, sidecars + limit)
+        if container.get("restartPolicy") == "Always":
+            sidecars += limit
+    return max(most, sidecars + sum(limits[container["name"]] for container in main))

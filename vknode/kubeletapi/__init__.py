@@ -40,6 +40,7 @@ from vknode.kubeletapi.usage import (
     ProbeType,
     RunningPod,
     Usage,
+    VolumeUsage,
 )
 
 __all__ = [
@@ -76,4 +77,5 @@ __all__ = [
     "Stdout",
     "Usage",
     "User",
+    "VolumeUsage",
 ]

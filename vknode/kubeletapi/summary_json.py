@@ -1,8 +1,9 @@
 """A measurement as the Summary of k8s.io/kubelet pkg/apis/stats/v1alpha1 (types.go). Pure.
 
-Left out is what a pool does not know, as the types allow: inodes, swap, pressure (PSI), volumes,
-the image file system. `availableBytes` of memory is the limit less the working set, for the node
-its capacity. The node's own numbers are sums over its Pods, since nothing else runs on it.
+Left out is what a pool does not know, as the types allow: swap, pressure (PSI), the image file
+system. `availableBytes` of memory is the limit less the working set, for the node its capacity.
+The node's own numbers are sums over its Pods, since nothing else runs on it. What is a Pod's
+`ephemeral-storage` is decided as by calcEphemeralStorage (pkg/kubelet/stats/helper.go).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from vknode.kubeletapi.usage import ContainerUsage, NodeUsage, PodUsage, Usage
+from vknode.kubeletapi.usage import ContainerUsage, NodeUsage, PodUsage, Usage, VolumeUsage
 from vknode.kubeletapi.usage_history import SECOND, Cpu, Report
 
 Json = dict[str, Any]
@@ -111,13 +112,21 @@ def _node_memory(usage: NodeUsage, pods: list[PodUsage], at: int) -> Json:
     return _memory(total, usage.memory_capacity)
 
 
-def _storage(pod: PodUsage) -> int | None:
-    return _sum(size for one in pod.containers for size in (one.root_bytes, one.log_bytes))
+def _storage(pod: PodUsage) -> Json:
+    """What a Pod takes of local storage; empty where nothing is known."""
+    local = [volume for volume in pod.volumes if volume.local]
+    used = [size for one in pod.containers for size in (one.root_bytes, one.log_bytes)]
+    inodes = [count for one in pod.containers for count in (one.root_inodes, one.log_inodes)]
+    return _known(
+        usedBytes=_sum([*used, *(one.used for one in local), pod.files_bytes]),
+        inodesUsed=_sum([*inodes, *(one.inodes_used for one in local), pod.files_inodes]),
+    )
 
 
 def _node_extras(usage: NodeUsage, pods: list[PodUsage], at: int) -> Json:
     extras: Json = {}
-    used = _sum(_storage(pod) for pod in pods)
+    parts = [_storage(pod) for pod in pods]
+    used = _sum(part.get("usedBytes") for part in parts)
     if used is not None or usage.storage_capacity is not None:
         used = used or 0
         extras["fs"] = {
@@ -126,6 +135,7 @@ def _node_extras(usage: NodeUsage, pods: list[PodUsage], at: int) -> Json:
                 availableBytes=_left(usage.storage_capacity, used),
                 capacityBytes=usage.storage_capacity,
                 usedBytes=used,
+                inodesUsed=_sum(part.get("inodesUsed") for part in parts),
             ),
         }
     received, sent = _sum(pod.received for pod in pods), _sum(pod.sent for pod in pods)
@@ -158,8 +168,10 @@ def _pod(pod: PodUsage, report: Report, *, whole: bool) -> Json:
         return result
     if pod.received is not None or pod.sent is not None:
         result["network"] = _network(cpu.at, pod.received, pod.sent)
-    if (used := _storage(pod)) is not None:
-        result["ephemeral-storage"] = {"time": _time(cpu.at), "usedBytes": used}
+    if pod.volumes:
+        result["volume"] = [_volume(one) for one in pod.volumes]
+    if storage := _storage(pod):
+        result["ephemeral-storage"] = {"time": _time(cpu.at), **storage}
     if memory is not None and memory.processes is not None:
         result["process_stats"] = {"process_count": memory.processes}
     return result
@@ -173,7 +185,25 @@ def _container(one: ContainerUsage, cpu: Cpu, *, whole: bool) -> Json:
         "memory": _memory(one.usage, one.memory_limit),
     }
     if whole:
-        for key, size in (("rootfs", one.root_bytes), ("logs", one.log_bytes)):
-            if size is not None:
-                result[key] = {"time": _time(cpu.at), "usedBytes": size}
+        for key, size, inodes in (
+            ("rootfs", one.root_bytes, one.root_inodes),
+            ("logs", one.log_bytes, one.log_inodes),
+        ):
+            if used := _known(usedBytes=size, inodesUsed=inodes):
+                result[key] = {"time": _time(cpu.at), **used}
     return result
+
+
+def _volume(one: VolumeUsage) -> Json:
+    return {
+        "time": _time(one.at),
+        **_known(
+            availableBytes=one.available,
+            capacityBytes=one.capacity,
+            usedBytes=one.used,
+            inodesFree=one.inodes_free,
+            inodes=one.inodes,
+            inodesUsed=one.inodes_used,
+        ),
+        "name": one.name,
+    }

@@ -37,6 +37,24 @@ class ContainerUsage:
     memory_limit: int | None = None
     root_bytes: int | None = None
     log_bytes: int | None = None
+    root_inodes: int | None = None
+    log_inodes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeUsage:
+    """One volume as it was at `at`, and the size of the file system that holds it. `local`:
+    it counts as the Pod's ephemeral storage."""
+
+    name: str
+    at: int
+    local: bool = False
+    used: int | None = None
+    inodes_used: int | None = None
+    capacity: int | None = None
+    available: int | None = None
+    inodes: int | None = None
+    inodes_free: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +77,8 @@ PROBE_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 @dataclass(frozen=True, slots=True)
 class PodUsage:
-    """One Pod. `usage` is that of the whole sandbox, None where only its containers are known."""
+    """One Pod. `usage` is that of the whole sandbox, None where only its containers are known.
+    `files_bytes` and `files_inodes` are what is kept for it on disk beside logs and volumes."""
 
     namespace: str
     name: str
@@ -71,6 +90,9 @@ class PodUsage:
     received: int | None = None
     sent: int | None = None
     probes: Sequence[ProbeCount] = ()
+    volumes: Sequence[VolumeUsage] = ()
+    files_bytes: int | None = None
+    files_inodes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

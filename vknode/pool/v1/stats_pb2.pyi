@@ -115,6 +115,9 @@ class SandboxStats(_message.Message):
     NETWORK_RECEIVE_BYTES_FIELD_NUMBER: _builtins.int
     NETWORK_TRANSMIT_BYTES_FIELD_NUMBER: _builtins.int
     PROBES_FIELD_NUMBER: _builtins.int
+    VOLUMES_FIELD_NUMBER: _builtins.int
+    FILES_BYTES_FIELD_NUMBER: _builtins.int
+    FILES_INODES_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     """The Pod's UID."""
     namespace: _builtins.str
@@ -127,6 +130,12 @@ class SandboxStats(_message.Message):
     """Absent where unknown."""
     network_transmit_bytes: _builtins.int
     """Bytes sent since the start of the sandbox; see above."""
+    files_bytes: _builtins.int
+    """Other files that the pool keeps for it on disk, such as its hosts file: bytes. Counted
+    nowhere else; absent where unknown.
+    """
+    files_inodes: _builtins.int
+    """How many inodes these are; see above."""
     @_builtins.property
     def containers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContainerStats]:
         """Only those that run."""
@@ -141,6 +150,12 @@ class SandboxStats(_message.Message):
         where there are none, and where the pool does not count.
         """
 
+    @_builtins.property
+    def volumes(self) -> _containers.RepeatedCompositeFieldContainer[Global___VolumeStats]:
+        """Its volumes that the pool keeps itself: emptyDir, files. Measured now and then rather
+        than for each question; left out are those of which nothing is known yet.
+        """
+
     def __init__(
         self,
         *,
@@ -153,21 +168,107 @@ class SandboxStats(_message.Message):
         network_receive_bytes: _builtins.int | None = ...,
         network_transmit_bytes: _builtins.int | None = ...,
         probes: _abc.Iterable[Global___ProbeStats] | None = ...,
+        volumes: _abc.Iterable[Global___VolumeStats] | None = ...,
+        files_bytes: _builtins.int | None = ...,
+        files_inodes: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_network_receive_bytes", b"_network_receive_bytes", "_network_transmit_bytes", b"_network_transmit_bytes", "network_receive_bytes", b"network_receive_bytes", "network_transmit_bytes", b"network_transmit_bytes", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_files_bytes", b"_files_bytes", "_files_inodes", b"_files_inodes", "_network_receive_bytes", b"_network_receive_bytes", "_network_transmit_bytes", b"_network_transmit_bytes", "files_bytes", b"files_bytes", "files_inodes", b"files_inodes", "network_receive_bytes", b"network_receive_bytes", "network_transmit_bytes", b"network_transmit_bytes", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_network_receive_bytes", b"_network_receive_bytes", "_network_transmit_bytes", b"_network_transmit_bytes", "cell", b"cell", "containers", b"containers", "name", b"name", "namespace", b"namespace", "network_receive_bytes", b"network_receive_bytes", "network_transmit_bytes", b"network_transmit_bytes", "probes", b"probes", "uid", b"uid", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_files_bytes", b"_files_bytes", "_files_inodes", b"_files_inodes", "_network_receive_bytes", b"_network_receive_bytes", "_network_transmit_bytes", b"_network_transmit_bytes", "cell", b"cell", "containers", b"containers", "files_bytes", b"files_bytes", "files_inodes", b"files_inodes", "name", b"name", "namespace", b"namespace", "network_receive_bytes", b"network_receive_bytes", "network_transmit_bytes", b"network_transmit_bytes", "probes", b"probes", "uid", b"uid", "usage", b"usage", "volumes", b"volumes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__files_bytes: _TypeAlias = _typing.Literal["files_bytes"]  # noqa: Y015
+    _WhichOneofArgType__files_bytes: _TypeAlias = _typing.Literal["_files_bytes", b"_files_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__files_inodes: _TypeAlias = _typing.Literal["files_inodes"]  # noqa: Y015
+    _WhichOneofArgType__files_inodes: _TypeAlias = _typing.Literal["_files_inodes", b"_files_inodes"]  # noqa: Y015
     _WhichOneofReturnType__network_receive_bytes: _TypeAlias = _typing.Literal["network_receive_bytes"]  # noqa: Y015
     _WhichOneofArgType__network_receive_bytes: _TypeAlias = _typing.Literal["_network_receive_bytes", b"_network_receive_bytes"]  # noqa: Y015
     _WhichOneofReturnType__network_transmit_bytes: _TypeAlias = _typing.Literal["network_transmit_bytes"]  # noqa: Y015
     _WhichOneofArgType__network_transmit_bytes: _TypeAlias = _typing.Literal["_network_transmit_bytes", b"_network_transmit_bytes"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__files_bytes) -> _WhichOneofReturnType__files_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__files_inodes) -> _WhichOneofReturnType__files_inodes | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__network_receive_bytes) -> _WhichOneofReturnType__network_receive_bytes | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__network_transmit_bytes) -> _WhichOneofReturnType__network_transmit_bytes | None: ...
 
 Global___SandboxStats: _TypeAlias = SandboxStats  # noqa: Y015
+
+@_typing.final
+class VolumeStats(_message.Message):
+    """What one volume holds, and the file system that holds it. Absent is what is not known."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    USED_BYTES_FIELD_NUMBER: _builtins.int
+    USED_INODES_FIELD_NUMBER: _builtins.int
+    CAPACITY_BYTES_FIELD_NUMBER: _builtins.int
+    AVAILABLE_BYTES_FIELD_NUMBER: _builtins.int
+    INODES_FIELD_NUMBER: _builtins.int
+    FREE_INODES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The volume's name in the spec."""
+    used_bytes: _builtins.int
+    """Bytes that it takes on disk or in memory."""
+    used_inodes: _builtins.int
+    """Files, folders and links in it, itself included."""
+    capacity_bytes: _builtins.int
+    """Size of its file system, in bytes, whoever else uses it."""
+    available_bytes: _builtins.int
+    """Bytes that are free there for everybody."""
+    inodes: _builtins.int
+    """Inodes that its file system can have. 0: as many as it likes."""
+    free_inodes: _builtins.int
+    """Inodes that are free there."""
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """When it was measured."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        used_bytes: _builtins.int | None = ...,
+        used_inodes: _builtins.int | None = ...,
+        capacity_bytes: _builtins.int | None = ...,
+        available_bytes: _builtins.int | None = ...,
+        inodes: _builtins.int | None = ...,
+        free_inodes: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_available_bytes", b"_available_bytes", "_capacity_bytes", b"_capacity_bytes", "_free_inodes", b"_free_inodes", "_inodes", b"_inodes", "_used_bytes", b"_used_bytes", "_used_inodes", b"_used_inodes", "at", b"at", "available_bytes", b"available_bytes", "capacity_bytes", b"capacity_bytes", "free_inodes", b"free_inodes", "inodes", b"inodes", "used_bytes", b"used_bytes", "used_inodes", b"used_inodes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_available_bytes", b"_available_bytes", "_capacity_bytes", b"_capacity_bytes", "_free_inodes", b"_free_inodes", "_inodes", b"_inodes", "_used_bytes", b"_used_bytes", "_used_inodes", b"_used_inodes", "at", b"at", "available_bytes", b"available_bytes", "capacity_bytes", b"capacity_bytes", "free_inodes", b"free_inodes", "inodes", b"inodes", "name", b"name", "used_bytes", b"used_bytes", "used_inodes", b"used_inodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__available_bytes: _TypeAlias = _typing.Literal["available_bytes"]  # noqa: Y015
+    _WhichOneofArgType__available_bytes: _TypeAlias = _typing.Literal["_available_bytes", b"_available_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__capacity_bytes: _TypeAlias = _typing.Literal["capacity_bytes"]  # noqa: Y015
+    _WhichOneofArgType__capacity_bytes: _TypeAlias = _typing.Literal["_capacity_bytes", b"_capacity_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__free_inodes: _TypeAlias = _typing.Literal["free_inodes"]  # noqa: Y015
+    _WhichOneofArgType__free_inodes: _TypeAlias = _typing.Literal["_free_inodes", b"_free_inodes"]  # noqa: Y015
+    _WhichOneofReturnType__inodes: _TypeAlias = _typing.Literal["inodes"]  # noqa: Y015
+    _WhichOneofArgType__inodes: _TypeAlias = _typing.Literal["_inodes", b"_inodes"]  # noqa: Y015
+    _WhichOneofReturnType__used_bytes: _TypeAlias = _typing.Literal["used_bytes"]  # noqa: Y015
+    _WhichOneofArgType__used_bytes: _TypeAlias = _typing.Literal["_used_bytes", b"_used_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__used_inodes: _TypeAlias = _typing.Literal["used_inodes"]  # noqa: Y015
+    _WhichOneofArgType__used_inodes: _TypeAlias = _typing.Literal["_used_inodes", b"_used_inodes"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__available_bytes) -> _WhichOneofReturnType__available_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__capacity_bytes) -> _WhichOneofReturnType__capacity_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__free_inodes) -> _WhichOneofReturnType__free_inodes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__inodes) -> _WhichOneofReturnType__inodes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__used_bytes) -> _WhichOneofReturnType__used_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__used_inodes) -> _WhichOneofReturnType__used_inodes | None: ...
+
+Global___VolumeStats: _TypeAlias = VolumeStats  # noqa: Y015
 
 @_typing.final
 class ProbeStats(_message.Message):
@@ -234,12 +335,20 @@ class ContainerStats(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     ROOT_FILESYSTEM_BYTES_FIELD_NUMBER: _builtins.int
     LOGS_BYTES_FIELD_NUMBER: _builtins.int
+    ROOT_FILESYSTEM_INODES_FIELD_NUMBER: _builtins.int
+    LOGS_INODES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The container's name in the spec."""
     root_filesystem_bytes: _builtins.int
     """Writable layer and logs, in bytes; absent where unknown."""
     logs_bytes: _builtins.int
-    """Bytes of its logs on disk; see above."""
+    """Bytes of its logs on disk, rotated ones and those of earlier instances included; see
+    above.
+    """
+    root_filesystem_inodes: _builtins.int
+    """Inodes of the writable layer; absent where unknown."""
+    logs_inodes: _builtins.int
+    """Files of its logs; see above."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp:
         """Start of the instance that the counters belong to."""
@@ -256,19 +365,29 @@ class ContainerStats(_message.Message):
         usage: Global___Usage | None = ...,
         root_filesystem_bytes: _builtins.int | None = ...,
         logs_bytes: _builtins.int | None = ...,
+        root_filesystem_inodes: _builtins.int | None = ...,
+        logs_inodes: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_logs_bytes", b"_logs_bytes", "_root_filesystem_bytes", b"_root_filesystem_bytes", "logs_bytes", b"logs_bytes", "root_filesystem_bytes", b"root_filesystem_bytes", "started_at", b"started_at", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_logs_bytes", b"_logs_bytes", "_logs_inodes", b"_logs_inodes", "_root_filesystem_bytes", b"_root_filesystem_bytes", "_root_filesystem_inodes", b"_root_filesystem_inodes", "logs_bytes", b"logs_bytes", "logs_inodes", b"logs_inodes", "root_filesystem_bytes", b"root_filesystem_bytes", "root_filesystem_inodes", b"root_filesystem_inodes", "started_at", b"started_at", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logs_bytes", b"_logs_bytes", "_root_filesystem_bytes", b"_root_filesystem_bytes", "logs_bytes", b"logs_bytes", "name", b"name", "root_filesystem_bytes", b"root_filesystem_bytes", "started_at", b"started_at", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logs_bytes", b"_logs_bytes", "_logs_inodes", b"_logs_inodes", "_root_filesystem_bytes", b"_root_filesystem_bytes", "_root_filesystem_inodes", b"_root_filesystem_inodes", "logs_bytes", b"logs_bytes", "logs_inodes", b"logs_inodes", "name", b"name", "root_filesystem_bytes", b"root_filesystem_bytes", "root_filesystem_inodes", b"root_filesystem_inodes", "started_at", b"started_at", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__logs_bytes: _TypeAlias = _typing.Literal["logs_bytes"]  # noqa: Y015
     _WhichOneofArgType__logs_bytes: _TypeAlias = _typing.Literal["_logs_bytes", b"_logs_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__logs_inodes: _TypeAlias = _typing.Literal["logs_inodes"]  # noqa: Y015
+    _WhichOneofArgType__logs_inodes: _TypeAlias = _typing.Literal["_logs_inodes", b"_logs_inodes"]  # noqa: Y015
     _WhichOneofReturnType__root_filesystem_bytes: _TypeAlias = _typing.Literal["root_filesystem_bytes"]  # noqa: Y015
     _WhichOneofArgType__root_filesystem_bytes: _TypeAlias = _typing.Literal["_root_filesystem_bytes", b"_root_filesystem_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__root_filesystem_inodes: _TypeAlias = _typing.Literal["root_filesystem_inodes"]  # noqa: Y015
+    _WhichOneofArgType__root_filesystem_inodes: _TypeAlias = _typing.Literal["_root_filesystem_inodes", b"_root_filesystem_inodes"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__logs_bytes) -> _WhichOneofReturnType__logs_bytes | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__logs_inodes) -> _WhichOneofReturnType__logs_inodes | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__root_filesystem_bytes) -> _WhichOneofReturnType__root_filesystem_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__root_filesystem_inodes) -> _WhichOneofReturnType__root_filesystem_inodes | None: ...
 
 Global___ContainerStats: _TypeAlias = ContainerStats  # noqa: Y015
 

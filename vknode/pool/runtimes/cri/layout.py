@@ -78,6 +78,10 @@ class Layout:
     def log_directory(self, uid: str) -> Path:
         return self.pod(uid) / "logs"
 
+    def logs(self, uid: str, container: str) -> Path:
+        """Of all instances of a container, rotated ones included."""
+        return self.log_directory(uid) / safe_name("container", container)
+
     def log_name(self, container: str, attempt: int) -> str:
         return f"{safe_name('container', container)}/{attempt}.log"
 
@@ -92,9 +96,11 @@ class Layout:
         file = self.termination_file(uid, container, attempt)
         return file.with_name(f"{attempt}.mounts")
 
+    def volumes(self, uid: str, *, memory: bool) -> Path:
+        return (self.memory(uid) if memory else self.pod(uid)) / "volumes"
+
     def volume(self, uid: str, name: str, *, memory: bool) -> Path:
-        base = self.memory(uid) if memory else self.pod(uid)
-        return base / "volumes" / safe_name("volume", name)
+        return self.volumes(uid, memory=memory) / safe_name("volume", name)
 
 
 def local_volume(paths: Layout, uid: str, volume: spec_pb2.Volume) -> Path:

@@ -51,6 +51,8 @@ class CriOptions:
     status_interval: float = 10.0
     # Seconds between two measurements of a sandbox whose storage is limited.
     storage_interval: float = 10.0
+    # Seconds that what a volume holds is told without being measured again.
+    volume_age: float = 60.0
     # When container logs are rotated.
     logs: LogPolicy = field(default_factory=LogPolicy)
     # Seconds between lists where the runtime tells no events at all.

@@ -39,6 +39,7 @@ from vknode.pool.runtimes.cri.sessions import Sessions
 from vknode.pool.runtimes.cri.storage import StorageLimits, StorageWatch, limits_of
 from vknode.pool.runtimes.cri.usage import Usage
 from vknode.pool.runtimes.cri.volumes import Volumes
+from vknode.pool.runtimes.cri.volumeusage import VolumeUsage
 from vknode.pool.runtimes.cri.wire import cri_pb2
 from vknode.pool.runtimes.facts import (
     ContainerExited,
@@ -94,8 +95,13 @@ class CriRuntime:
         self._sessions = Sessions(self._client)
         self._commands = Commands(self._client)
         self._network = Network()
-        self._usage = Usage(self._client, self._known, self._paths, options.pool)
-        self._storage = StorageWatch(self._paths, self._usage.layers, options.storage_interval)
+        self._volume_usage = VolumeUsage(self._paths, options.volume_age)
+        self._usage = Usage(
+            self._client, self._known, self._paths, options.pool, self._volume_usage
+        )
+        self._storage = StorageWatch(
+            self._paths, self._usage.layers, self._volume_usage, options.storage_interval
+        )
         self._rotation = LogRotation(self._client, self._known, self._paths, options.logs)
         self._resizer = Resizer(self._client, self._known)
         self._cgroups: PodCgroups | None = None
@@ -142,6 +148,7 @@ class CriRuntime:
         )
 
     async def close(self) -> None:
+        await self._volume_usage.close()
         await self._sandboxes.close()
         await self._client.close()
         self._network.close()
@@ -427,6 +434,7 @@ class CriRuntime:
 
     async def remove_sandbox(self, uid: str) -> None:
         self._storage.forget(uid)
+        self._volume_usage.forget(uid)
         self._preparer.forget(uid)
         await self._sandboxes.remove_all(uid)
         self._let_go(uid, gone=True)
@@ -443,6 +451,7 @@ class CriRuntime:
 
     def _let_go(self, uid: str, *, gone: bool) -> None:
         self._storage.forget(uid)
+        self._volume_usage.forget(uid)
         self._host_ports.release(uid)
         for ended in self._inventories:
             ended[uid] = ended.get(uid, False) or gone

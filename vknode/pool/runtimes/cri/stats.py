@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from vknode.pool.runtimes.cri import layout
+from vknode.pool.runtimes.cri.diskusage import Used
 from vknode.pool.runtimes.cri.wire import cri_pb2
 from vknode.pool.v1 import stats_pb2
 
@@ -26,14 +28,24 @@ def usage(cpu: cri_pb2.CpuUsage, memory: cri_pb2.MemoryUsage) -> stats_pb2.Usage
     return result
 
 
+@dataclass(slots=True)
+class OnDisk:
+    """What the runtime does not count: logs by container ID, a sandbox's own files and its
+    volumes by UID. What is not known is not there."""
+
+    logs: dict[str, Used] = field(default_factory=dict)
+    files: dict[str, Used] = field(default_factory=dict)
+    volumes: Mapping[str, Iterable[stats_pb2.VolumeStats]] = field(default_factory=dict)
+
+
 def sandbox_stats(
     containers: Iterable[cri_pb2.ContainerStats],
     sandboxes: Mapping[str, cri_pb2.PodSandboxStats],
     started_at: Mapping[str, int],
-    log_bytes: Mapping[str, int],
+    disk: OnDisk,
 ) -> list[stats_pb2.SandboxStats]:
     """One entry a UID. `sandboxes` by UID (empty where the runtime has none), start
-    times in ns and log sizes by container ID."""
+    times in ns by container ID."""
     found: dict[str, stats_pb2.SandboxStats] = {}
     for item in containers:
         labels = item.attributes.labels
@@ -47,15 +59,22 @@ def sandbox_stats(
                 cell=labels.get(layout.CELL, ""),
             )
             _add_sandbox(entry, sandboxes.get(uid))
+            entry.volumes.extend(disk.volumes.get(uid, ()))
+            if uid in disk.files:
+                entry.files_bytes = disk.files[uid].bytes
+                entry.files_inodes = disk.files[uid].inodes
         container = entry.containers.add(name=labels.get(layout.CONTAINER_NAME, ""))
         container.usage.CopyFrom(usage(item.cpu, item.memory))
         if item.writable_layer.HasField("used_bytes"):
             container.root_filesystem_bytes = item.writable_layer.used_bytes.value
+        if item.writable_layer.HasField("inodes_used"):
+            container.root_filesystem_inodes = item.writable_layer.inodes_used.value
         container_id = item.attributes.id
         if started_at.get(container_id):
             container.started_at.FromNanoseconds(started_at[container_id])
-        if container_id in log_bytes:
-            container.logs_bytes = log_bytes[container_id]
+        if container_id in disk.logs:
+            container.logs_bytes = disk.logs[container_id].bytes
+            container.logs_inodes = disk.logs[container_id].inodes
     return list(found.values())
 
 

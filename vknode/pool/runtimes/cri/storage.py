@@ -25,9 +25,10 @@ import structlog
 
 from vknode.pool import quantity
 from vknode.pool.probes import gowords
-from vknode.pool.runtimes.cri.diskusage import usage
+from vknode.pool.runtimes.cri.diskusage import ALL, usage
 from vknode.pool.runtimes.cri.layout import Layout
 from vknode.pool.runtimes.cri.resources import of_containers
+from vknode.pool.runtimes.cri.volumeusage import Measured, VolumeUsage, look
 from vknode.pool.runtimes.facts import Failure, SandboxOverLimit
 from vknode.pool.v1 import spec_pb2
 
@@ -108,9 +109,12 @@ def _sum_text(limits: StorageLimits) -> str:
 class StorageWatch:
     """`run` it while somebody listens. `add` and `forget` at any time."""
 
-    def __init__(self, paths: Layout, layers: Layers, period: float = _PERIOD) -> None:
+    def __init__(
+        self, paths: Layout, layers: Layers, volumes: VolumeUsage, period: float = _PERIOD
+    ) -> None:
         self._paths = paths
         self._layers = layers
+        self._volumes = volumes
         self._period = period
         self._limits: dict[str, StorageLimits] = {}
         # When, whose, and in which turn: an entry of a sandbox that was forgotten, and
@@ -166,16 +170,25 @@ class StorageWatch:
     async def _look(self, uid: str, limits: StorageLimits) -> str:
         """What is exceeded, in a kubelet's words; empty for nothing. Raises Failure."""
         layers = await self._layers(uid) if limits.pod else {}
-        return await asyncio.to_thread(self._measure, uid, limits, dict(layers))
+        found: dict[str, Measured] = {}
+        message = await asyncio.to_thread(self._measure, uid, limits, dict(layers), found)
+        self._volumes.learn(uid, found)
+        return message
 
-    def _measure(self, uid: str, limits: StorageLimits, layers: dict[str, int]) -> str:
+    def _measure(
+        self, uid: str, limits: StorageLimits, layers: dict[str, int], found: dict[str, Measured]
+    ) -> str:
+        """`found` is for volumes that were measured to their end."""
         total = 0
         for name in limits.disk:
             text = limits.volumes.get(name, "")
             if not text and not limits.pod:
                 continue
             most = quantity.value(text) if text else limits.pod
-            used = usage(self._paths.volume(uid, name, memory=False), most)
+            measured = look(self._paths.volume(uid, name, memory=False), most)
+            used = measured.used.bytes if measured is not None else 0
+            if measured is not None and used <= most:
+                found[name] = measured
             if text and used > most:
                 return (
                     f"Usage of EmptyDir volume {gowords.quote(name)} exceeds the limit "
@@ -207,7 +220,7 @@ class StorageWatch:
         folder: Path = self._paths.log_directory(uid)
         try:
             for container in folder.iterdir():
-                found[container.name] = usage(container, 1 << 62)
+                found[container.name] = usage(container, ALL)
         except OSError:
             pass  # gone meanwhile
         return found

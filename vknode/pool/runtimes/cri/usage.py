@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterable, Sequence
 
-from vknode.pool.runtimes.cri import layout
+from vknode.pool.runtimes.cri import diskusage, layout
 from vknode.pool.runtimes.cri import stats as stats_
 from vknode.pool.runtimes.cri.client import CriClient, NotFound
 from vknode.pool.runtimes.cri.known import Known
 from vknode.pool.runtimes.cri.layout import Layout
+from vknode.pool.runtimes.cri.stats import OnDisk
+from vknode.pool.runtimes.cri.volumeusage import VolumeUsage
 from vknode.pool.runtimes.cri.wire import cri_pb2
-from vknode.pool.runtimes.facts import Failure
+from vknode.pool.runtimes.facts import ContainerRef, Failure
 from vknode.pool.v1 import stats_pb2
 
 _CALL = 60.0
 
 
 class Usage:
-    def __init__(self, client: CriClient, known: Known, paths: Layout, pool: str) -> None:
+    def __init__(
+        self, client: CriClient, known: Known, paths: Layout, pool: str, volumes: VolumeUsage
+    ) -> None:
         self._client = client
         self._known = known
         self._paths = paths
+        self._volumes = volumes
         self._pool = pool
 
     async def stats(self, uids: Sequence[str], cell: str) -> list[stats_pb2.SandboxStats]:
@@ -38,16 +44,28 @@ class Usage:
             for item in await self._containers(selector)
             if not wanted or item.attributes.labels.get(layout.POD_UID) in wanted
         )
-        sizes = {}
-        for item in items:
-            ref = self._known.containers.get(item.attributes.id)
-            if ref is not None:
-                with contextlib.suppress(OSError):
-                    path = self._paths.log_file(ref.uid, ref.name, ref.attempt)
-                    sizes[ref.id] = path.stat().st_size
-        return stats_.sandbox_stats(
-            items, await self._sandboxes(selector), self._known.started, sizes
+        # The runtime tells of those that have ended, too.
+        items = [item for item in items if item.attributes.id not in self._known.ended]
+        there = {item.attributes.labels.get(layout.POD_UID, "") for item in items}
+        refs = [self._known.containers.get(item.attributes.id) for item in items]
+        sandboxes, files, volumes = await asyncio.gather(
+            self._sandboxes(selector),
+            asyncio.to_thread(self._on_disk, there, [ref for ref in refs if ref]),
+            self._volumes.of(there),
         )
+        files.volumes = volumes
+        return stats_.sandbox_stats(items, sandboxes, self._known.started, files)
+
+    def _on_disk(self, uids: Iterable[str], refs: Iterable[ContainerRef]) -> OnDisk:
+        """Logs and hosts files: few, and ours. Blocking."""
+        found = OnDisk()
+        for ref in refs:
+            with contextlib.suppress(OSError):
+                found.logs[ref.id] = diskusage.files(self._paths.logs(ref.uid, ref.name))
+        for uid in uids:
+            with contextlib.suppress(OSError):
+                found.files[uid] = diskusage.one_file(self._paths.hosts_file(uid))
+        return found
 
     async def layers(self, uid: str) -> dict[str, int]:
         """Bytes of writable layers by container. Raises Failure."""
