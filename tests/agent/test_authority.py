@@ -73,6 +73,23 @@ def test_a_refusal_is_named_once_and_counted_each_time() -> None:
     assert counted("vknode_pool_claims_refused_total", labels) == 3
 
 
+def test_a_claim_on_a_node_that_is_not_there_yet_has_its_event_later() -> None:
+    link = FakePool([]).link("az1")
+    place = Placement("node-1", "node-uid", link, NodeFacts("c1", ("127.0.0.1",)))
+    there: dict[str, Placement] = {}
+    events = Recorder()
+    claims = Claims(events, AgentMetrics(), there.get)
+    with capture_logs() as logs:
+        for _ in range(2):
+            claims.refuse("az2", Wrong.CELL_TAKEN, "c1", "it is az1's", "node-1")
+        assert events.told == []
+        there["node-1"] = place
+        for _ in range(2):
+            claims.refuse("az2", Wrong.CELL_TAKEN, "c1", "it is az1's", "node-1")
+    assert len(logs) == 1
+    assert events.told == [("node-1", "PoolClaimRefused", "it is az1's")]
+
+
 def test_what_is_remembered_of_liars_is_bounded() -> None:
     link = FakePool([]).link("az1")
     claims = Claims(None, AgentMetrics(), lambda node: None)

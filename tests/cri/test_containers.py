@@ -320,10 +320,10 @@ async def test_a_cancelled_start_leaves_nothing_behind(harness: Harness) -> None
         spec = pod()
         making = asyncio.create_task(harness.runtime.run_sandbox(spec, 0))
         await asyncio.sleep(wait)
+        ended = making.done()  # a busy machine's wait may outlast the start itself
         making.cancel()
         await asyncio.gather(making, return_exceptions=True)
-        # Any wait but none may outlast the start itself: it depends on the machine.
-        assert making.cancelled() or wait
+        assert making.cancelled() or ended
         await harness.runtime.remove_sandbox(spec.uid)
         assert await harness.runtime.inventory() == []
         assert spec.uid not in {p.name for p in harness.options.state_dir.rglob("*")}
@@ -339,7 +339,8 @@ async def test_a_cancelled_start_leaves_nothing_behind(harness: Harness) -> None
 
 async def test_a_log_of_100_megabytes_is_followed_to_its_last_byte(harness: Harness) -> None:
     lines = 1_000_000
-    spec = pod(f"yes {'x' * 99} | head -n {lines}; echo end")
+    # containerd's shim drops what the disk has not taken 2 s after the end of a container.
+    spec = pod(f"yes {'x' * 99} | head -n {lines}; echo end; sleep 5")
     _, ref = await harness.start(spec)
     ended = asyncio.Event()
     wanted = hashlib.sha256((b"x" * 99 + b"\n") * lines + b"end\n")

@@ -142,6 +142,7 @@ async def test_a_value_from_a_file_stands_wherever_its_token_is(harness: Harness
 _PATHS = [
     (b"a/b", None, "a/b"),
     (b"/a", None, "error SubPath `/a` must not be an absolute path"),
+    (b"a\0b", None, "error SubPath must not hold a NUL character"),
     (b"a/../b", None, "unable to provision SubPath `a/../b`: must not contain '..'"),
     (None, None, "missing value for F"),
     (None, "", "missing value for F"),
@@ -170,6 +171,12 @@ def test_a_sub_path_with_the_ip_needs_one() -> None:
     assert (list(found.args), found.mounts[0].sub_path) == (["10.0.0.1,fd00::1"], "a/10.0.0.1")
     with pytest.raises(Failure, match="missing value for the Pod's IP"):
         with_ips(spec, container, [])
+
+
+def test_of_two_tokens_that_begin_alike_the_longer_one_is_meant() -> None:
+    spec = spec_pb2.SandboxSpec(pod_ip_token="@IP", pod_ips_token="@IPS")
+    found = with_ips(spec, spec_pb2.Container(args=["@IPS @IP"]), ["10.0.0.1", "fd00::1"])
+    assert list(found.args) == ["10.0.0.1,fd00::1 10.0.0.1"]
 
 
 _TOKENS = ("@f:0@", "@f:1@", "@f:2@")
@@ -270,7 +277,7 @@ async def test_files_are_read_once_for_a_start_and_not_on_the_loop(
 
     monkeypatch.setattr(envfile, "parse", slow)
     preparer = Preparer(Images.__new__(Images), volumes, 30.0)
-    task = asyncio.create_task(preparer.container(spec, main, 0))
+    task = asyncio.create_task(preparer.container(spec, main, 0, ()))
     while not begun.is_set():
         await asyncio.sleep(0)
     go.set()

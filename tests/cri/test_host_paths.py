@@ -380,7 +380,7 @@ async def test_a_dead_path_holds_up_its_own_pod_only(
     try:
         hanging = asyncio.create_task(preparer.sandbox(spec))
         await preparer.sandbox(other)
-        await preparer.container(other, other.containers[0], 0)
+        await preparer.container(other, other.containers[0], 0, ())
         assert not hanging.done(), "the others were ready in the meantime"
         hanging.cancel()
         preparer._host.seconds = 0.3
@@ -392,14 +392,14 @@ async def test_a_dead_path_holds_up_its_own_pod_only(
             "did not answer within 300ms"
         )
         with pytest.raises(Failure) as failed:
-            await preparer.container(spec, main, 0)
+            await preparer.container(spec, main, 0, ())
         assert failed.value.reason == "CreateContainerConfigError"
         assert failed.value.message == f"hostPath {ground.data} did not answer within 300ms"
         assert dead.asked == 1, "a Pod has one thread, however often it is tried"
     finally:
         dead.wake()
     preparer._host.seconds = 30
-    await preparer.container(spec, main, 0)
+    await preparer.container(spec, main, 0, ())
     given = (await preparer.take(spec, main, 0, ())).mounts[0]
     assert Path(given.host_path, "file").read_text() == "allowed"
     ground.volumes.remove(other.uid)
@@ -413,7 +413,7 @@ async def test_a_path_that_answers_too_late_leaves_no_mount(
     preparer = Preparer(Images.__new__(Images), ground.volumes, 0.1)
     spec = ground.spec
     with pytest.raises(Failure, match="did not answer"):
-        await preparer.container(spec, spec.containers[0], 0)
+        await preparer.container(spec, spec.containers[0], 0, ())
     async with asyncio.timeout(60):
         while not dead.asked:  # its thread may only just begin
             await asyncio.sleep(0.01)

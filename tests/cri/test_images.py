@@ -247,7 +247,7 @@ async def test_a_private_image_volume_that_is_there_is_looked_at_with_its_secret
     volume.reference, volume.pull_policy = "r.io/data", NEVER
     spec.containers[0].mounts.add(volume="data", path="/data")
     preparer = Preparer(Asked(), Volumes(Layout(Path("/nowhere"), Path("/nowhere")), ()), 5.0)
-    await preparer.container(spec, spec.containers[0], 0)
+    await preparer.container(spec, spec.containers[0], 0, ())
     assert asked == [["ann"]]
 
 
@@ -263,9 +263,17 @@ async def test_image_volumes_that_hang_keep_no_others_waiting(tmp_path: Path) ->
         return spec
 
     def prepare(spec: spec_pb2.SandboxSpec) -> asyncio.Task[None]:
-        return asyncio.create_task(preparer.container(spec, spec.containers[0], 0))
+        return asyncio.create_task(preparer.container(spec, spec.containers[0], 0, ["10.0.0.1"]))
+
+    def volume_beside_ip(reference: str) -> spec_pb2.SandboxSpec:
+        spec = volume(reference)
+        spec.pod_ip_token = "@IP@"
+        spec.volumes.add(name="own").empty_dir.SetInParent()
+        spec.containers[0].mounts.add(volume="own", path="/own", sub_path="a/@IP@")
+        return spec
 
     hanging = [prepare(volume(f"hangs-{number}")) for number in range(20)]
+    hanging.append(prepare(volume_beside_ip("hangs-too")))
     try:
         spec = volume("there")
         volumes.prepare(spec, 1 << 30)
@@ -278,6 +286,7 @@ async def test_image_volumes_that_hang_keep_no_others_waiting(tmp_path: Path) ->
         volumes.prepare(spec, 1 << 30)
         await asyncio.wait_for(prepare(spec), 30)
         assert images.pulls == 4, "no more at once than a registry should be asked"
+        assert not any(task.done() for task in hanging), "their starts would wait instead"
     finally:
         for task in hanging:
             task.cancel()

@@ -8,6 +8,7 @@ import hashlib
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -145,6 +146,32 @@ async def test_what_the_runtime_writes_late_to_a_rotated_log_comes_before_the_ne
     ended.set()
     got = await asyncio.wait_for(late, PATIENCE)
     assert got + b"".join([piece async for piece in stream]) == b"two\n"
+
+
+async def test_a_rotated_log_is_read_for_as_long_as_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(logfile, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(logfile, "_CLOSING", PATIENCE)
+    monkeypatch.setattr(logfile, "_CLOSING_MOST", 100 * PATIENCE)
+    path = tmp_path / "0.log"
+    ended = asyncio.Event()
+    with path.open("wb", buffering=0) as old:
+        old.write(LINE % b"F one")
+        stream = read_log(path, LogOptions(follow=True), ended, Inotify())
+        assert await anext(stream) == b"one\n"
+        path.rename(tmp_path / "0.log.20260101-000000")
+        path.write_bytes(LINE % b"F new")
+        for text in (b"two", b"three", b"four", b"five"):
+            late = asyncio.ensure_future(anext(stream))
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(late), 0.1)
+            now += 0.9 * PATIENCE
+            old.write(LINE % (b"F " + text))
+            assert await asyncio.wait_for(late, PATIENCE) == text + b"\n"
+    ended.set()
+    assert b"".join([piece async for piece in stream]) == b"new\n"
 
 
 async def test_the_last_lines_may_come_after_the_end_was_told(

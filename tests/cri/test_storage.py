@@ -191,6 +191,20 @@ def test_inodes_are_counted_and_each_file_once_whatever_its_links(tmp_path: Path
     assert found.bytes == int(du.split()[0])
 
 
+@pytest.mark.parametrize("links", range(2, 40))
+def test_shares_of_a_file_end_no_measurement_at_the_limit(tmp_path: Path, links: int) -> None:
+    """Thirteen thirteenths may be a little more than one, and nothing is above the limit yet."""
+    folder = tmp_path / "v"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub" / "file").write_bytes(b"x" * 400_000)
+    for link in range(1, links):
+        (folder / "sub" / f"link{link}").hardlink_to(folder / "sub" / "file")
+    limit = usage(folder, 1 << 62)
+    (folder / "later").mkdir()
+    (folder / "later" / "large").write_bytes(b"x" * 1_000_000)
+    assert usage(folder, limit) > limit
+
+
 def test_a_folder_of_very_many_files_is_not_held_in_memory(tmp_path: Path) -> None:
     for number in range(4000):
         (tmp_path / f"{number:0200}").touch()

@@ -150,11 +150,14 @@ def test_words_that_stay_get_the_new_tokens() -> None:
     spec.pod_ip_token = "@one@"
     spec.containers[0].env.add(name="IP", value="@one@")
     spec.containers[0].args.append("--ip=@one@")
+    spec.volumes.add(name="v").empty_dir.SetInParent()
+    spec.containers[0].mounts.add(volume="v", path="/v", sub_path="of/@one@")
 
     def change(new: spec_pb2.SandboxSpec) -> None:
         new.pod_ip_token = "@two@"
         new.containers[0].env[0].value = "@two@"
         new.containers[0].args[0] = "--ip=@two@"
+        new.containers[0].mounts[-1].sub_path = "of/@two@"
 
     new = changed(spec, change)
     assert newer(spec, new) == (new, [])

@@ -131,7 +131,11 @@ class FakeRuntime:
         return Image(reference, f"{reference}@sha256:1", uid=1000)
 
     async def prepare(
-        self, spec: spec_pb2.SandboxSpec, container: spec_pb2.Container | None, attempt: int
+        self,
+        spec: spec_pb2.SandboxSpec,
+        container: spec_pb2.Container | None,
+        attempt: int,
+        ips: Sequence[str] = (),
     ) -> None:
         what = f"{spec.uid}/{container.name}" if container is not None else spec.uid
         if f"prepare {what}" in self.blocked or self.failures.get(f"prepare {what}"):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sim.support import QUICK, make_spec, simulation, start
+from tests.sim.support import QUICK, make_spec, run_exec, simulation, start
 from tests.support.stepped import stepped
 from vknode.pool.runtimes.base import Failure, ProbeResult
 from vknode.pool.runtimes.sim.config import Outage, SimConfig
@@ -116,6 +116,19 @@ async def test_a_runtime_that_is_away_says_so() -> None:
         with pytest.raises(Failure) as away:
             await runtime.probe(ref, [], HTTP, 1)
         assert away.value.reason == "RuntimeUnavailable"
+
+
+async def test_a_resized_container_still_knows_its_address() -> None:
+    spec = make_spec()
+    spec.pod_ip_token = "@IP@"
+    spec.containers[0].env.add(name="IP", value="@IP@")
+    async with simulation() as runtime:
+        sandbox, ref = await start(runtime, spec)
+        new = spec_pb2.Container.FromString(spec.containers[0].SerializeToString())
+        new.resources.limits["cpu"] = "2"
+        await runtime.resize_container(spec, new, ref)
+        _, output, _ = await run_exec(runtime, ref, ["env"])
+    assert f"IP={sandbox.ips[0]}\n".encode() in output
 
 
 async def test_a_resize_outlives_a_restart_of_the_pool(tmp_path: Path) -> None:

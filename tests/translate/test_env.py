@@ -16,6 +16,7 @@ from tests.translate.builders import (
     secret,
     spec_of,
 )
+from vknode.pool.runtimes.tokens import with_files
 from vknode.translate.facts import Missing, Resolved
 from vknode.translate.spec import sandbox_spec
 
@@ -328,11 +329,12 @@ def test_variables_from_files_are_left_to_the_pool() -> None:
     env = spec_of(pod(spec)).containers[0].env
     assert [(variable.name, variable.value, variable.HasField("file")) for variable in env] == [
         ("A", "before", False),
+        ("A", "", True),
+        ("B", "", True),
         ("B", "after", False),
         ("C", "after", False),
-        ("A", "", True),
     ]
-    file = env[-1].file
+    file = env[1].file
     assert (file.volume, file.path, file.key, file.optional) == ("shared", "d/env", "K", True)
 
 
@@ -364,6 +366,49 @@ def test_what_refers_to_a_variable_from_a_file_gets_its_token() -> None:
     assert a.otherwise == "before"
     assert not b.HasField("otherwise")
     assert not files["UNUSED"].token
+
+
+def test_a_variable_from_a_file_that_is_set_again_stands_where_it_was_used_before() -> None:
+    spec = """
+    volumes: [{name: shared, emptyDir: {}}]
+    containers:
+    - name: web
+      image: i
+      env:
+      - {name: A, valueFrom: {fileKeyRef: {volumeName: shared, path: env, key: K}}}
+      - {name: B, value: $(A)}
+      - {name: A, value: later}
+      - {name: C, value: $(A)}
+    """
+    container = spec_of(pod(spec)).containers[0]
+    found = with_files(container, {0: b"of the file"})
+    in_force = {one.name: one.value for one in found.env}
+    assert in_force == {"A": "later", "B": "of the file", "C": "later"}
+
+
+@pytest.mark.parametrize(("value", "found"), [(b"file", "file"), (None, "10.96.0.1")])
+def test_a_variable_of_a_service_stands_where_the_files_is_left_out(
+    value: bytes | None, found: str
+) -> None:
+    name = "KUBERNETES_SERVICE_HOST"
+    spec = f"""
+    volumes: [{{name: shared, emptyDir: {{}}}}]
+    containers:
+    - name: web
+      image: i
+      env:
+      - name: {name}
+        valueFrom: {{fileKeyRef: {{volumeName: shared, path: e, key: K, optional: true}}}}
+      - {{name: USED, value: $({name})}}
+    """
+    container = spec_of(pod(spec), Resolved(services=[_KUBERNETES])).containers[0]
+    (index,) = (i for i, one in enumerate(container.env) if one.HasField("file"))
+    env = with_files(container, {index: value}).env
+    in_force = {one.name: one.value for one in env if not one.HasField("file")}
+    assert in_force["USED"] == found
+    assert in_force[name] == "10.96.0.1"
+    before = [one.name for one in env].index(name)
+    assert before < index, "the file's value, where it is there, is the later one"
 
 
 def test_a_file_in_a_volume_that_nobody_mounts_cannot_be_read() -> None:

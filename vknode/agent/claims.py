@@ -45,7 +45,8 @@ class Claims:
         self._events = events
         self._metrics = metrics
         self._place = place
-        self._told: OrderedDict[tuple[str, Wrong, str], None] = OrderedDict()
+        # Whether there is no event to come any more.
+        self._told: OrderedDict[tuple[str, Wrong, str], bool] = OrderedDict()
 
     def believes(self, pool: str, sandbox: status_pb2.Sandbox, record: PodRecord) -> bool:
         """Whether the pool may report this of the Pod's sandbox."""
@@ -84,14 +85,20 @@ class Claims:
         """`about` is a UID or a cell, `node` the name of the Node that it concerns, if any."""
         self._metrics.claims_refused.labels(pool, wrong.value).inc()
         key = (pool, wrong, about)
-        if key in self._told:
+        new = key not in self._told
+        if new:
+            log.error(
+                "pool_claim_refused", pool=pool, why=wrong.value, about=about, problem=message
+            )
+        elif self._told[key]:
             self._told.move_to_end(key)
             return
-        self._told[key] = None
+        # At a start the Node may not be there yet: then a later claim has the event.
+        place = self._place(node) if node else None
+        self._told[key] = not node or place is not None
+        self._told.move_to_end(key)
         if len(self._told) > REMEMBERED:
             self._told.popitem(last=False)
-        log.error("pool_claim_refused", pool=pool, why=wrong.value, about=about, problem=message)
-        place = self._place(node) if node else None
         if place is not None and self._events is not None:
             ref = node_ref(place.node, place.node_uid)
             self._events.event(ref, place.node, WARNING, REASON, message)

@@ -38,7 +38,9 @@ async def prepare(runtime: Runtime, machine: SandboxMachine, action: Call) -> st
     """What a start must wait for before its turn; None: it may begin. Raises only
     CancelledError."""
     if isinstance(action, steps.StartContainer):
-        pending = runtime.prepare(machine.spec, action.container, action.attempt)
+        pending = runtime.prepare(
+            machine.spec, action.container, action.attempt, action.sandbox.ips
+        )
     elif isinstance(action, steps.RunSandbox):
         pending = runtime.prepare(machine.spec, None, action.attempt)
     else:

@@ -36,7 +36,7 @@ def container_spec(
 ) -> spec_pb2.Container:
     """One container; what cannot be resolved is told in `config_error`."""
     environment = container_env(pod, source, resolved, node, services)
-    env, values, error = environment.known, environment.values, environment.error
+    env, error = environment.known, environment.error
     result = spec_pb2.Container(
         name=source["name"],
         image=source.get("image", ""),
@@ -44,10 +44,7 @@ def container_spec(
         command=[expand(word, env) for word in source.get("command") or ()],
         args=[expand(word, env) for word in source.get("args") or ()],
         working_dir=source.get("workingDir") or "",
-        env=[
-            *(spec_pb2.EnvVar(name=name, value=value) for name, value in values.items()),
-            *environment.files,
-        ],
+        env=environment.entries,
         security=container_security(pod, source, seccomp_default=node.seccomp_default),
         tty=bool(source.get("tty")),
         stdin=bool(source.get("stdin")),

@@ -22,25 +22,50 @@ from vknode.translate.paths import mounted_volumes
 
 @dataclass(slots=True)
 class Environment:
-    """`values` in order; `files` come after them, and those that are left out at last (optional
-    ones) leave a value of the same name in force. `known` is what references find: values, and
+    """`entries`: of several with one name the last that is there is in force; a variable from a
+    file may be left out at last (an optional one). `known` is what references find: values, and
     the tokens of files. `error`: why there is none of all that."""
 
-    values: dict[str, str] = field(default_factory=dict)
-    files: list[spec_pb2.EnvVar] = field(default_factory=list)
+    entries: list[spec_pb2.EnvVar] = field(default_factory=list)
     known: dict[str, str] = field(default_factory=dict)
     error: str = ""
+    # The entry of a name that may still be changed: nothing of that name follows it.
+    _last: dict[str, spec_pb2.EnvVar] = field(default_factory=dict)
 
     def set(self, name: str, value: str) -> None:
-        self.values[name] = self.known[name] = value
-        self.files = [file for file in self.files if file.name != name]
+        last = self._last.get(name)
+        if last is not None and not last.HasField("file"):
+            last.value = value
+        else:
+            self._add(spec_pb2.EnvVar(name=name, value=value))
+        self.known[name] = value
 
     def set_file(self, name: str, file: spec_pb2.EnvFile, services: Mapping[str, str]) -> None:
         otherwise = self.known.get(name, services.get(name))
         if otherwise is not None:
             file.otherwise = otherwise
+        self._add(spec_pb2.EnvVar(name=name, file=file))
         self.known[name] = file.token
-        self.files.append(spec_pb2.EnvVar(name=name, file=file))
+
+    def fill(self, services: Mapping[str, str]) -> None:
+        """What is left: nothing of these names, or what may be left out, is there."""
+        literal = {entry.name for entry in self.entries if not entry.HasField("file")}
+        missing = [
+            spec_pb2.EnvVar(name=name, value=value)
+            for name, value in services.items()
+            if name not in literal
+        ]
+        self.entries = [
+            *(entry for entry in missing if entry.name in self._last),
+            *self.entries,
+            *(entry for entry in missing if entry.name not in self._last),
+        ]
+        for name, value in services.items():
+            self.known.setdefault(name, value)
+
+    def _add(self, entry: spec_pb2.EnvVar) -> None:
+        self.entries.append(entry)
+        self._last[entry.name] = entry
 
 
 def container_env(
@@ -51,9 +76,7 @@ def container_env(
         env = _declared(pod, container, resolved, node, services)
     except (MissingReference, UnsupportedFieldError) as error:
         return Environment(error=str(error))
-    for name, value in services.items():
-        env.values.setdefault(name, value)
-        env.known.setdefault(name, value)
+    env.fill(services)
     return env
 
 

@@ -40,6 +40,37 @@ async def ip_tokens(bench: Bench) -> None:
     expect_equal(text, wanted, "what the container printed")
 
 
+@check("Pod IP tokens are replaced in sub paths")
+async def ip_tokens_in_sub_paths(bench: Bench) -> None:
+    spec = bench.spec()
+    spec.pod_ip_token = "__pod_ip__"
+    spec.volumes.add(name="data").empty_dir.SetInParent()
+    main = spec.containers[0]
+    main.mounts.add(volume="data", path="/data")
+    main.mounts.add(volume="data", path="/own", sub_path="__pod_ip__")
+    sandbox = await bench.running(spec)
+    _, output, _ = await bench.exec(spec, ["ls", "/data"])
+    # A pool may keep sub paths elsewhere; a folder of the token's name it must not make.
+    expect(output.strip() in (sandbox.pod_ips[0].encode(), b""), f"the volume holds {output!r}")
+
+
+@check("a variable from a file that is not there leaves what stands for its token")
+async def file_tokens(bench: Bench) -> None:
+    script = "echo $USES; echo __one__; echo '__two__'"
+    spec = bench.spec(["sh", "-c", script], policy=NEVER)
+    spec.volumes.add(name="data").empty_dir.SetInParent()
+    main = spec.containers[0]
+    main.mounts.add(volume="data", path="/data")
+    file = spec_pb2.EnvFile(volume="data", path="env", key="K", optional=True)
+    for name, token in (("ONE", "__one__"), ("TWO", "__two__")):
+        file.token = token
+        main.env.add(name=name, file=file)
+    main.env[0].file.otherwise = "before"
+    main.env.add(name="USES", value="<__one__>")
+    await bench.finished(spec)
+    expect_equal(await bench.logs(spec), b"<before>\nbefore\n$(TWO)\n", "what it printed")
+
+
 @check("the host name is the asked one")
 async def host_name(bench: Bench) -> None:
     spec = bench.spec()

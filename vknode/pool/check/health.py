@@ -95,7 +95,7 @@ async def post_start_hook(bench: Bench) -> None:
 
 @check("a pre-stop hook comes before the stop signal, out of the same grace")
 async def pre_stop_hook(bench: Bench) -> None:
-    spec = bench.spec(TURNS, grace=30)
+    spec = bench.spec(TURNS, grace=90)
     spec.containers[0].pre_stop.sleep.seconds = 2
     await bench.running(spec)
     await bench.says(spec, "ready")
@@ -103,7 +103,7 @@ async def pre_stop_hook(bench: Bench) -> None:
     await bench.client.delete(spec.uid)
     sandbox = await bench.wait(spec, lambda s: s.deleting, "deleting")
     expect(sandbox.containers[0].state.HasField("running"), f"at once: {describe(sandbox)}")
-    await bench.gone(spec, bench.settings.timeout)
+    await bench.gone(spec, 45)  # well before the grace is over
     took = time.monotonic() - begin
     expect(took >= 1.9, f"ended after {took:.1f} s, before its hook had slept 2 s")
     end = bench.observer.gone[spec.uid].containers[0].state.terminated

@@ -115,6 +115,8 @@ def _take_container(
 ) -> None:
     for words in (container.command, container.args):
         words[:] = to_new_tokens(words)
+    for mount in container.mounts:
+        (mount.sub_path,) = to_new_tokens([mount.sub_path])
     if new is None:
         return
     before = [(one.name, *to_new_tokens([one.value]), one.file) for one in container.env]

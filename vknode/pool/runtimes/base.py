@@ -152,12 +152,16 @@ class Runtime(Protocol):
         ...
 
     async def prepare(
-        self, spec: spec_pb2.SandboxSpec, container: spec_pb2.Container | None, attempt: int
+        self,
+        spec: spec_pb2.SandboxSpec,
+        container: spec_pb2.Container | None,
+        attempt: int,
+        ips: Sequence[str] = (),
     ) -> None:
         """What a start of the sandbox (None) or of one instance may have to wait for others
         for: registries, files of the host. Called before a start has its turn, which must
         not be spent on waiting; may be repeated, cancelled and left out, then the start
-        does it. Raises Failure as the start."""
+        does it. `ips` are those of an instance's sandbox. Raises Failure as the start."""
         ...
 
     async def run_sandbox(self, spec: spec_pb2.SandboxSpec, attempt: int) -> RunningSandbox:

@@ -77,14 +77,17 @@ def _put(
 
 
 def _replace(text: str, texts: Mapping[str, str]) -> str:
-    """In one pass: no value is searched for the tokens of others."""
+    """In one pass: no value is searched for the tokens of others. Of two tokens that begin alike
+    the longer one is meant."""
     if not any(token in text for token in texts):
         return text
-    tokens = "|".join(map(re.escape, texts))
+    tokens = "|".join(map(re.escape, sorted(texts, key=len, reverse=True)))
     return re.sub(tokens, lambda match: texts[match[0]], text)
 
 
 def _sub_path(path: str) -> str:
+    if "\0" in path:
+        raise Failure(_REASON, "error SubPath must not hold a NUL character")
     if path.startswith("/"):
         raise Failure(_REASON, f"error SubPath `{path}` must not be an absolute path")
     if ".." in path.split("/"):

@@ -573,7 +573,7 @@ class EnvFile(_message.Message):
     """
     otherwise: _builtins.str
     """What replaces `token` where the variable is left out; it may hold the tokens of
-    files before this one. Absent: nothing does. Then `$(NAME)`, with the variable's
+    IPs and of files before this one. Absent: nothing does. Then `$(NAME)`, with the variable's
     name, stands in environment, command and args, and a container with the token in
     a sub path cannot be created (CreateContainerConfigError).
     """

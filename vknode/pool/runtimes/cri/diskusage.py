@@ -93,8 +93,8 @@ class _Walk:
         stack: list[_Folder] = []
         try:
             self._push(stack, root)
-            most = self._enough / _BLOCK
-            while stack and self._blocks <= most and not self._stopped:
+            # By the number that is told: shares of blocks do not add up to whole ones.
+            while stack and self._bytes <= self._enough and not self._stopped:
                 folder = stack[-1]
                 name = folder.next()
                 if name is None:
@@ -104,7 +104,11 @@ class _Walk:
         finally:
             for folder in stack:
                 folder.close()
-        return Used(round(self._blocks * _BLOCK), round(self._inodes))
+        return Used(self._bytes, round(self._inodes))
+
+    @property
+    def _bytes(self) -> int:
+        return round(self._blocks * _BLOCK)
 
     def _count(self, blocks: int, links: int) -> None:
         self._blocks += blocks / links

@@ -32,8 +32,9 @@ _BLOCK = 64 * 1024
 _PIECE = 64 * 1024
 # A search by time stops where the rest is quick to read anyway.
 _SEARCH_UNTIL = 4 * _BLOCK
-# Seconds that a writer has to close a file that is over.
+# Seconds that a writer of a file that is over has to write more or close it, and all in all.
 _CLOSING = 2.0
+_CLOSING_MOST = 30.0
 
 
 async def read_log(
@@ -57,6 +58,7 @@ async def read_log(
         elif options.since is not None:
             os.lseek(file, _since_offset(file, options.since), os.SEEK_SET)
         changed = None
+        closing_since: float | None = None
         closing_until: float | None = None
         while not decoder.done:
             # Looked at before the read: what was written before the end is then read.
@@ -68,11 +70,14 @@ async def read_log(
                 for start in range(0, len(text), _PIECE):
                     yield text[start : start + _PIECE]
                 await asyncio.sleep(0)
+                closing_until = None
                 continue
             now = time.monotonic()
             if ended_before or replaced:
+                if closing_since is None:
+                    closing_since = now
                 if closing_until is None:
-                    closing_until = now + _CLOSING
+                    closing_until = min(now + _CLOSING, closing_since + _CLOSING_MOST)
                 open_still = now < closing_until and _open_for_writing(opened[0])
                 if not open_still and _unread(opened[0]):
                     continue  # written between the read and the close
@@ -80,7 +85,7 @@ async def read_log(
                 open_still = False
             if not open_still:
                 if _go_on(opened, path):
-                    closing_until = None
+                    closing_since = closing_until = None
                     continue
                 if ended_before or not options.follow:
                     break

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from vknode.pool.probes import gowords
 from vknode.pool.runtimes.cri.images import Images
@@ -87,19 +87,19 @@ class Preparer:
     # --- instances ---
 
     async def container(
-        self, spec: spec_pb2.SandboxSpec, container: spec_pb2.Container, attempt: int
+        self,
+        spec: spec_pb2.SandboxSpec,
+        container: spec_pb2.Container,
+        attempt: int,
+        ips: Sequence[str],
     ) -> None:
-        """As `Runtime.prepare`. What waits for nobody is left to the start, and so is what
-        wants the Pod's IP."""
+        """As `Runtime.prepare`. What waits for nobody is left to the start."""
         key = (spec.uid, container.name, attempt)
         self._ready.pop(key, None)
-        ip_tokens = [one for one in (spec.pod_ip_token, spec.pod_ips_token) if one]
-        if any(token in mount.sub_path for token in ip_tokens for mount in container.mounts):
-            return
         volumes = _mounted(spec, container)
         slow = any(v.WhichOneof("source") in ("image", "host_path") for v in volumes)
         if slow or _reads_volumes(container):
-            self._ready[key] = await self._make(spec, container, attempt)
+            self._ready[key] = await self._make(spec, container, attempt, ips)
 
     async def take(
         self,
@@ -108,11 +108,9 @@ class Preparer:
         attempt: int,
         ips: Sequence[str],
     ) -> Ready:
-        """For the start, by when the Pod has its IPs. Raises Failure."""
+        """For the start. Raises Failure."""
         ready = self._ready.pop((spec.uid, container.name, attempt), None)
-        if ready is None:
-            ready = await self._make(spec, container, attempt, ips)
-        return replace(ready, container=with_ips(spec, ready.container, ips))
+        return ready if ready is not None else await self._make(spec, container, attempt, ips)
 
     def forget(self, uid: str) -> None:
         self._checked.discard(uid)
@@ -124,16 +122,14 @@ class Preparer:
         spec: spec_pb2.SandboxSpec,
         container: spec_pb2.Container,
         attempt: int,
-        ips: Sequence[str] | None = None,
+        ips: Sequence[str],
     ) -> Ready:
         volumes = _mounted(spec, container)
         images = {v.name: await self._image(v.image, spec) for v in volumes if v.HasField("image")}
 
         def make() -> Ready:
             values = self._volumes.environment(spec, container)
-            resolved = with_files(container, values)
-            if ips is not None:
-                resolved = with_ips(spec, resolved, ips)
+            resolved = with_ips(spec, with_files(container, values), ips)
             mounts = self._volumes.container_mounts(spec, resolved, attempt, images)
             return Ready(mounts, resolved, values)
 

@@ -69,8 +69,8 @@ _MAX_QUEUE = 1024
 
 # Turns of the event loop until a call made in a task of its own is on the wire.
 _TURNS_TO_LEAVE = 4
-# Seconds after which a Pod's control group is tried again: the kernel takes a moment to reap.
-_UNTIL_REAPED = (0.02, 0.1, 0.3, 1.0)
+# Seconds before each try to remove a Pod's control group: the kernel takes a moment to reap.
+_UNTIL_REAPED = (0.0, 0.02, 0.1, 0.3, 1.0)
 
 
 class CriRuntime:
@@ -291,12 +291,16 @@ class CriRuntime:
         return await self._images.ensure(reference, policy, credentials)
 
     async def prepare(
-        self, spec: spec_pb2.SandboxSpec, container: spec_pb2.Container | None, attempt: int
+        self,
+        spec: spec_pb2.SandboxSpec,
+        container: spec_pb2.Container | None,
+        attempt: int,
+        ips: Sequence[str] = (),
     ) -> None:
         if container is None:
             await self._preparer.sandbox(spec)
         else:
-            await self._preparer.container(spec, container, attempt)
+            await self._preparer.container(spec, container, attempt, ips)
 
     async def run_sandbox(self, spec: spec_pb2.SandboxSpec, attempt: int) -> RunningSandbox:
         await self._preparer.sandbox_ready(spec)
@@ -440,9 +444,9 @@ class CriRuntime:
         self._let_go(uid, gone=True)
         if self._cgroups is not None:
             for pause in _UNTIL_REAPED:
+                await asyncio.sleep(pause)
                 if self._cgroups.remove(uid):
                     break
-                await asyncio.sleep(pause)
         try:
             # A volume may hold very many files.
             await asyncio.to_thread(self._volumes.remove, uid)

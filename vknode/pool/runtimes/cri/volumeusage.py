@@ -27,6 +27,9 @@ from vknode.pool.v1 import stats_pb2
 _AGE = 60.0  # a kubelet's volumeStatsAggPeriod
 _REST = 20.0
 _PATIENCE = 0.1
+# After so many times the age without a question a sandbox is forgotten: one that was asked for
+# while it went is asked for no more.
+_UNASKED = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,7 @@ def look(
 class _Sandbox:
     known: dict[str, Measured] = field(default_factory=dict)  # by the volume's name
     looked: float = float("-inf")
+    asked: float = 0.0
     # Set by the loop, read by the thread.
     gone: Event = field(default_factory=Event)
 
@@ -102,9 +106,13 @@ class VolumeUsage:
         now = time.monotonic()
         for uid in uids:
             sandbox = self._sandboxes.setdefault(uid, _Sandbox())
+            sandbox.asked = now
             due = min(map(self._due, sandbox.known.values()), default=sandbox.looked + self._age)
             if due <= now:
                 self._waiting[uid] = None
+        for uid, sandbox in list(self._sandboxes.items()):
+            if now - sandbox.asked > _UNASKED * self._age:
+                self.forget(uid)
         if self._waiting and self._work is None and not self._closed:
             self._work = asyncio.create_task(self._measure_waiting())
         if self._work is not None and not self._waiting.keys().isdisjoint(uids):
@@ -155,7 +163,9 @@ class VolumeUsage:
 
     async def _measure(self, uid: str) -> None:
         loop = asyncio.get_running_loop()
-        sandbox = self._sandboxes[uid]
+        sandbox = self._sandboxes.get(uid)
+        if sandbox is None:
+            return
         folders = await loop.run_in_executor(self._thread, self._folders, uid)
         if sandbox.gone.is_set():
             return

@@ -74,7 +74,7 @@ class Journal:
             {
                 "op": "container",
                 "ref": dataclasses.asdict(container.ref),
-                "spec": base64.b64encode(container.spec.SerializeToString()).decode(),
+                "spec": base64.b64encode(container.asked.SerializeToString()).decode(),
                 "image": dataclasses.asdict(container.image),
                 "started_at": container.started_at,
             }

@@ -36,10 +36,17 @@ class SimContainer:
     timer: asyncio.TimerHandle | None = None
     # Whoever waits for the end; made on demand, a resting container has none.
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
+    # `spec` as it was asked for; there it has values for tokens.
+    asked: spec_pb2.Container = field(init=False)
 
     def __post_init__(self) -> None:
+        self.take(self.spec)
+
+    def take(self, asked: spec_pb2.Container) -> None:
+        """It is to be like this from now on."""
+        self.asked = asked
         # Nobody writes files here: all variables from files are left out.
-        spec = with_files(self.spec, {})
+        spec = with_files(asked, {})
         self.spec = with_ips(self.sandbox.spec, spec, self.sandbox.ips)
 
     def argv(self) -> list[str]:

@@ -174,7 +174,11 @@ class SimRuntime:
         return Behaviour()
 
     async def prepare(
-        self, spec: spec_pb2.SandboxSpec, container: spec_pb2.Container | None, attempt: int
+        self,
+        spec: spec_pb2.SandboxSpec,
+        container: spec_pb2.Container | None,
+        attempt: int,
+        ips: Sequence[str] = (),
     ) -> None:
         """A start here waits for nobody else."""
 
@@ -214,9 +218,9 @@ class SimRuntime:
     ) -> None:
         self._feed.here()
         there = self._find(ref)
-        if there is None or there.exit is not None or there.spec == container:
+        if there is None or there.exit is not None or there.asked == container:
             return
-        there.spec = container
+        there.take(container)
         if self._journal is not None:
             self._journal.container(there)
 
