@@ -18,6 +18,7 @@ from hypothesis.internal.conjecture import providers
 from hypothesis.internal.constants_ast import Constants
 
 from tests.clusters import ClusterThread, running
+from tests.support import loops
 from tests.support.fixtures import cri, kube, sim, sim_kube
 from vknode.devcluster.cluster import DevCluster
 from vknode.devcluster.controlplane import ControlPlane
@@ -30,6 +31,8 @@ from vknode.devcluster.programs.provide import require
 # inherit that: Ctrl-C in a test's terminal would then do nothing.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+loops.install()
 
 # Property tests have the same examples each time, so that a run fails for what has changed and not
 # by luck. `make fuzz` has others, and more. How long an example takes says something of the machine
