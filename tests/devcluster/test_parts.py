@@ -298,8 +298,18 @@ async def test_a_program_that_is_not_there_is_said(tmp_path: Path) -> None:
         await child.start()
 
 
-def test_children_die_with_their_parent(tmp_path: Path) -> None:
-    # SIGKILL leaves no chance to tidy up: the kernel has to do it.
+@pytest.mark.parametrize("late", [False, True])
+def test_children_die_with_their_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    # SIGKILL leaves no chance to tidy up: the kernel has to do it. `late`: the parent is gone
+    # before the child has asked for that.
+    if late:
+        slow = tmp_path / "setpriv"
+        slow.write_text('#!/bin/sh\nsleep 1; PATH=$REAL exec setpriv "$@"\n')
+        slow.chmod(0o755)
+        monkeypatch.setenv("REAL", os.environ["PATH"])
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     script = """
 import asyncio, pathlib, sys
 from vknode.devcluster.process import Child

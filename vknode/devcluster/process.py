@@ -25,6 +25,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+# We may have died before the signal for that was set: then there is another parent.
+_UNLESS_ORPHANED = '[ "$PPID" = "$0" ] && exec "$@"'
+
 
 class State(enum.Enum):
     """See the table above."""
@@ -127,6 +130,7 @@ class Child:
         # exec is unsafe in a process with threads. It execs, so the pid is the child's.
         setpriv = shutil.which("setpriv")
         wrapper = [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
+        wrapper += ["/bin/sh", "-c", _UNLESS_ORPHANED, str(os.getpid())]
         try:
             with self.log.open("ab") as out:
                 self._process = await asyncio.create_subprocess_exec(
