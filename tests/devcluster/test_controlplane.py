@@ -23,28 +23,9 @@ def test_scheduler_and_controllers_work(control_plane: ControlPlaneHandle, names
     kubectl = control_plane.kubectl
     kubectl("create", "deployment", "web", "--image=none", "--replicas=2", "-n", namespace)
     # The Deployment and ReplicaSet controllers make Pods, and the scheduler says why none fits.
-    kubectl(
-        "wait",
-        "pod",
-        "-l",
-        "app=web",
-        "-n",
-        namespace,
-        "--for=create",
-        "--timeout=120s",
-        timeout=150,
-    )
-    kubectl(
-        "wait",
-        "pod",
-        "-l",
-        "app=web",
-        "-n",
-        namespace,
-        "--for=jsonpath={.status.conditions[0].reason}=Unschedulable",
-        "--timeout=120s",
-        timeout=150,
-    )
+    of_web = ("wait", "pod", "-l", "app=web", "-n", namespace, "--timeout=120s")
+    for what in ("create", "jsonpath={.status.conditions[0].reason}=Unschedulable"):
+        kubectl(*of_web, f"--for={what}", timeout=150)
 
 
 def test_authorizes_by_node_and_rbac(control_plane: ControlPlaneHandle) -> None:

@@ -85,18 +85,14 @@ class Claims:
         """`about` is a UID or a cell, `node` the name of the Node that it concerns, if any."""
         self._metrics.claims_refused.labels(pool, wrong.value).inc()
         key = (pool, wrong, about)
-        new = key not in self._told
-        if new:
+        told = self._told.pop(key, None)
+        if told is None:
             log.error(
                 "pool_claim_refused", pool=pool, why=wrong.value, about=about, problem=message
             )
-        elif self._told[key]:
-            self._told.move_to_end(key)
-            return
         # At a start the Node may not be there yet: then a later claim has the event.
-        place = self._place(node) if node else None
-        self._told[key] = not node or place is not None
-        self._told.move_to_end(key)
+        place = self._place(node) if node and not told else None
+        self._told[key] = bool(told) or not node or place is not None
         if len(self._told) > REMEMBERED:
             self._told.popitem(last=False)
         if place is not None and self._events is not None:

@@ -15,6 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from vknode.kubeletapi import ContainerUsage, PodUsage, ProbeCount, ProbeType, Usage, VolumeUsage
 from vknode.pool.v1 import stats_pb2, status_pb2
+from vknode.translate.qos import pod_limits
 from vknode.translate.quantity import Quantity
 from vknode.translate.resources import allocated_pod
 
@@ -180,10 +181,5 @@ def _pod_limit(spec: Json, limits: Mapping[str, int]) -> int | None:
     main, initial = spec.get("containers") or (), spec.get("initContainers") or ()
     if not main or any(container["name"] not in limits for container in (*main, *initial)):
         return None
-    most = sidecars = 0
-    for container in initial:
-        limit = limits[container["name"]]
-        most = max(most, sidecars + limit)
-        if container.get("restartPolicy") == "Always":
-            sidecars += limit
-    return max(most, sidecars + sum(limits[container["name"]] for container in main))
+    # What a runtime class adds is not theirs.
+    return whole_number(pod_limits({"spec": {**spec, "overhead": {}}}), "memory")
